@@ -1,0 +1,24 @@
+"""What the user sees: sockets, folders, UI. The methods are in ``pulid_flux`` and ``encoders``."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import apply, encode, folders, identities, load
+
+NODES: list[type[io.ComfyNode]] = [
+    *load.NODES,
+    *encode.NODES,
+    *apply.NODES,
+    *identities.NODES,
+]
+
+
+class PuLIDFluxExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        folders.register()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> PuLIDFluxExtension:
+    return PuLIDFluxExtension()

@@ -1,0 +1,219 @@
+"""An identity goes into a FLUX model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+from comfy_execution.graph_utils import GraphBuilder
+from torch import Tensor
+
+from ..pulid_flux.apply import apply_identity
+from ..pulid_flux.checkpoint import PulidModel
+from ..pulid_flux.identity import Identity
+from ..pulid_flux.masks import normalise_mask
+from ..pulid_flux.schedule import CURVES, Window
+from ..pulid_flux.terms import UNCONDITIONAL, Applied
+from . import types
+from .encode import face_inputs
+
+
+def strength_inputs() -> list[io.Input]:
+    """Return weight and window, the settings that matter most."""
+    return [
+        io.Float.Input(
+            "weight",
+            default=1.0,
+            min=-1.0,
+            max=5.0,
+            step=0.05,
+            tooltip="How much identity: 1 is what PuLID was made for, 0 changes nothing. Less "
+            "leaves the prompt more freedom.",
+        ),
+        io.Float.Input(
+            "start_at",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="When identity begins, as a share of the sampling. 0.2 (step 4 of 20) for "
+            "photographs, 0 to 0.05 for drawings and other styles. Later = more editable, less "
+            "alike.",
+        ),
+        io.Float.Input(
+            "end_at",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="When identity ends, as a share of the sampling.",
+        ),
+    ]
+
+
+def injection_inputs(raw_link: bool | None = None) -> list[io.Input]:
+    """Return the options of the injection."""
+    more = {"optional": True, "advanced": True}
+    return [
+        io.Mask.Input(
+            "attn_mask",
+            optional=True,
+            raw_link=raw_link,
+            tooltip="Where in the picture the identity acts: white = fully, black = not at all. "
+            "One for each person when there are several.",
+        ),
+        io.Int.Input(
+            "start_step",
+            default=-1,
+            min=-1,
+            max=10000,
+            tooltip="The first step with identity, counted from 0; -1 = use start_at.",
+            **more,
+        ),
+        io.Int.Input(
+            "end_step",
+            default=-1,
+            min=-1,
+            max=10000,
+            tooltip="The first step without identity again; -1 = use end_at.",
+            **more,
+        ),
+        io.Combo.Input(
+            "unconditional",
+            options=list(UNCONDITIONAL),
+            default=UNCONDITIONAL[0],
+            tooltip="What the negative prompt's rows get under true CFG (cfg above 1). The zero "
+            "identity is what the authors use.",
+            **more,
+        ),
+        io.Combo.Input(
+            "weight_curve",
+            options=list(CURVES),
+            default="constant",
+            tooltip="The course of the weight from start to end.",
+            **more,
+        ),
+        io.Float.Input(
+            "double_weight",
+            default=1.0,
+            min=-1.0,
+            max=5.0,
+            step=0.05,
+            tooltip="A further factor in the double blocks, where picture and text are apart.",
+            **more,
+        ),
+        io.Float.Input(
+            "single_weight",
+            default=1.0,
+            min=-1.0,
+            max=5.0,
+            step=0.05,
+            tooltip="A further factor in the single blocks, which draw the details.",
+            **more,
+        ),
+    ]
+
+
+class PuLIDFluxApplyIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PuLIDFluxApplyIdentity",
+            display_name="Apply PuLID-Flux Identity",
+            category=types.CATEGORY,
+            description="Put an identity into a FLUX model. Chain several for several people.",
+            search_aliases=["pulid", "face", "identity"],
+            inputs=[
+                io.Model.Input("model", tooltip="FLUX.1 or Chroma; it is not changed itself."),
+                types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
+                types.Identity.Input(
+                    "identity", tooltip="From Encode, Load or Blend PuLID Identity."
+                ),
+                *strength_inputs(),
+                *injection_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the identity.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        pulid_model: PulidModel,
+        identity: Identity,
+        weight: float,
+        start_at: float,
+        end_at: float,
+        attn_mask: Tensor | None = None,
+        start_step: int = -1,
+        end_step: int = -1,
+        unconditional: str = UNCONDITIONAL[0],
+        weight_curve: str = "constant",
+        double_weight: float = 1.0,
+        single_weight: float = 1.0,
+    ) -> io.NodeOutput:
+        applied = Applied(
+            pulid_model,
+            identity,
+            weight,
+            Window(start_at, end_at, start_step, end_step, weight_curve),
+            None if attn_mask is None else normalise_mask(attn_mask),
+            unconditional,
+            double_weight,
+            single_weight,
+        )
+        return io.NodeOutput(apply_identity(model, applied))
+
+
+class PuLIDFluxApply(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PuLIDFluxApply",
+            display_name="Apply PuLID-Flux",
+            category=types.CATEGORY,
+            description=(
+                "Put the person of a photo into a FLUX model: Encode PuLID Identity and Apply "
+                "PuLID-Flux Identity in one. Only a new photo or face is encoded again."
+            ),
+            search_aliases=["pulid", "ApplyPulidFlux", "face swap", "face id", "identity"],
+            inputs=[
+                # links are handed on as links, so that the inner nodes are cached by what is behind
+                io.Model.Input(
+                    "model", tooltip="FLUX.1 or Chroma; it is not changed itself.", raw_link=True
+                ),
+                types.Model.Input("pulid_model", tooltip="From Load PuLID Model.", raw_link=True),
+                types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP.", raw_link=True),
+                types.FaceAnalysis.Input(
+                    "face_analysis", tooltip="From Load InsightFace.", raw_link=True
+                ),
+                io.Image.Input(
+                    "image",
+                    tooltip="A photo; a batch is several photos of the same person.",
+                    raw_link=True,
+                ),
+                *strength_inputs(),
+                *injection_inputs(raw_link=True),
+                *face_inputs(optional=True),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the identity.")],
+            enable_expand=True,
+        )
+
+    @classmethod
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        graph = GraphBuilder()
+        own = face_inputs(optional=False)
+        for_encode = {i.id: i.default for i in own if getattr(i, "default", None) is not None}
+        names = {i.id for i in own} | {"eva_clip", "face_analysis", "image"}
+        for_encode |= {name: value for name, value in inputs.items() if name in names}
+        for_apply = {name: value for name, value in inputs.items() if name not in names}
+        encode = graph.node(
+            "PuLIDFluxEncodeIdentity", pulid_model=inputs["pulid_model"], **for_encode
+        )
+        apply = graph.node("PuLIDFluxApplyIdentity", identity=encode.out(0), **for_apply)
+        return io.NodeOutput(apply.out(0), expand=graph.finalize())
+
+
+NODES = [PuLIDFluxApply, PuLIDFluxApplyIdentity]

@@ -1,0 +1,205 @@
+"""Photos become an identity."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..encoders.eva_clip import EvaClip
+from ..encoders.faces import FACE_ORDERS, FaceAnalysis, PhotoFeatures, agreement, face_features
+from ..pulid_flux.checkpoint import PulidModel
+from ..pulid_flux.fusion import FUSIONS, FusionOptions, make_identity
+from . import types
+from .feedback import Progress, show
+
+# ArcFace: photos of one person mostly lie above 0.4, of different people below 0.2
+SAME_PERSON = 0.3
+
+
+def face_inputs(optional: bool) -> list[io.Input]:
+    """Return the inputs that say which face is meant and how photos are joined.
+
+    ``optional`` is for the node that hands them on to Encode PuLID Identity.
+    """
+    some = {"optional": optional, "advanced": optional or None}
+    more = {"optional": True, "advanced": True}
+    return [
+        io.Combo.Input(
+            "face",
+            options=list(FACE_ORDERS),
+            default=FACE_ORDERS[0],
+            tooltip="In which order faces are counted; the first is taken unless face_index says "
+            "otherwise.",
+            **some,
+        ),
+        io.Int.Input(
+            "face_index",
+            default=0,
+            min=0,
+            max=999,
+            tooltip="Which face in that order: 0 is the first. The numbers stand in the second "
+            "picture.",
+            **some,
+        ),
+        io.Combo.Input(
+            "fusion",
+            options=list(FUSIONS),
+            default=FUSIONS[0],
+            tooltip="How several photos become one identity. joint: together through the encoder, "
+            "as the authors do. mean: the average. concat: all side by side, dearer to sample.",
+            **some,
+        ),
+        io.Combo.Input(
+            "on_no_face",
+            options=["error", "skip"],
+            default="error",
+            tooltip="What to do with a photo in which no face is found.",
+            **some,
+        ),
+        io.Boolean.Input(
+            "grayscale",
+            default=True,
+            tooltip="Show EVA-CLIP the face without colour, as PuLID was trained. Off lets skin "
+            "tone and light of the photo into the picture.",
+            **some,
+        ),
+        io.Float.Input(
+            "fusion_weight_max",
+            default=1.0,
+            min=0.0,
+            max=20.0,
+            step=0.1,
+            tooltip="auto_weight: the weight of the strongest photo, token by token.",
+            **more,
+        ),
+        io.Float.Input(
+            "fusion_weight_min",
+            default=0.0,
+            min=0.0,
+            max=20.0,
+            step=0.1,
+            tooltip="auto_weight: the weight of the weakest photo, token by token.",
+            **more,
+        ),
+        io.Int.Input(
+            "train_step",
+            default=1000,
+            min=0,
+            max=20000,
+            tooltip="train_weight: how many steps the mixing weights are trained.",
+            **more,
+        ),
+        io.Image.Input(
+            "prior_image",
+            optional=True,
+            raw_link=optional or None,
+            tooltip="train_weight: the photo to aim at; without it the first of the batch.",
+        ),
+    ]
+
+
+class PuLIDFluxEncodeIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PuLIDFluxEncodeIdentity",
+            display_name="Encode PuLID Identity",
+            category=types.CATEGORY,
+            description="Find the face in one or more photos of a person and encode who it is.",
+            search_aliases=["pulid", "face", "identity", "PulidFluxFaceDetector"],
+            inputs=[
+                types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
+                types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP."),
+                types.FaceAnalysis.Input("face_analysis", tooltip="From Load InsightFace."),
+                io.Image.Input(
+                    "image", tooltip="A photo; a batch is several photos of the same person."
+                ),
+                *face_inputs(optional=False),
+            ],
+            outputs=[
+                types.Identity.Output(display_name="identity"),
+                io.Image.Output(
+                    display_name="faces", tooltip="The crops that EVA-CLIP saw, one for each photo."
+                ),
+                io.Image.Output(
+                    display_name="photos", tooltip="The photos with every face numbered."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        pulid_model: PulidModel,
+        eva_clip: EvaClip,
+        face_analysis: FaceAnalysis,
+        image: Tensor,
+        face: str,
+        face_index: int,
+        fusion: str,
+        on_no_face: str,
+        grayscale: bool,
+        fusion_weight_max: float = 1.0,
+        fusion_weight_min: float = 0.0,
+        train_step: int = 1000,
+        prior_image: Tensor | None = None,
+    ) -> io.NodeOutput:
+        options = FusionOptions(fusion, fusion_weight_max, fusion_weight_min, train_step)
+        which = (face, face_index, on_no_face, grayscale, Progress())
+        features = face_features(face_analysis, eva_clip, image, *which)
+        id_cond, hidden = features.id_cond, features.hidden
+        has_prior = prior_image is not None and fusion == "train_weight"
+        if has_prior:
+            prior = face_features(face_analysis, eva_clip, prior_image[:1], FACE_ORDERS[0])
+            id_cond = torch.cat((prior.id_cond, id_cond))
+            hidden = tuple(torch.cat(pair) for pair in zip(prior.hidden, hidden, strict=True))
+        identity = make_identity(pulid_model, id_cond, hidden, options, Progress())
+        report(cls, features)
+        pictures = ui.PreviewImage(features.annotated, cls=cls).as_dict()["images"]
+        crops = ui.PreviewImage(features.crops, cls=cls).as_dict()["images"]
+        shown = {"images": pictures + crops, "pulid_faces": describe_faces(features, pictures)}
+        return io.NodeOutput(identity, features.crops, features.annotated, ui=shown)
+
+
+def report(node: type[io.ComfyNode], features: PhotoFeatures) -> None:
+    """Write on the node which photos were left out and which look like somebody else."""
+    lines = []
+    skipped = [p.index for p in features.photos if p.skipped]
+    if skipped:
+        lines.append(f"No face in image {', '.join(map(str, skipped))}: left out.")
+    used = [p.index for p in features.photos if not p.skipped]
+    if len(used) > 1:
+        cosine = agreement(features.arcface)
+        others = (cosine.sum(1) - 1) / (len(used) - 1)
+        lines.append(f"{len(used)} photos agree to {others.mean():.2f}.")
+        for index, value in zip(used, others.tolist(), strict=True):
+            if value < SAME_PERSON:
+                lines.append(
+                    f"Image {index} looks like somebody else: {value:.2f} to the other photos, "
+                    f"expected {SAME_PERSON} or more."
+                )
+    warn = bool(skipped) or any("somebody else" in line for line in lines)
+    if lines:
+        show(node, "\n".join(lines), warn)
+
+
+def describe_faces(features: PhotoFeatures, pictures: list[dict]) -> list[dict]:
+    """Return, for the page, each photo with its faces in order, boxes as shares of its size."""
+    height, width = features.annotated.shape[1:3]
+    size = (width, height, width, height)
+    return [
+        {
+            "picture": picture,
+            "chosen": record.chosen,
+            "boxes": [[float(v) / s for v, s in zip(f.box, size, strict=True)] for f in faces],
+            "scores": [float(f.score) for f in faces],
+        }
+        for record, picture in zip(features.photos, pictures, strict=True)
+        if (faces := record.faces)
+    ]
+
+
+NODES = [PuLIDFluxEncodeIdentity]

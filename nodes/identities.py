@@ -1,0 +1,185 @@
+"""Identities as files and as mixtures."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..pulid_flux.identity import Identity
+from ..pulid_flux.identity_files import blend, checked_name, load_identity, save_identity
+from . import folders, types
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+BLENDABLE = 4
+
+
+class PuLIDFluxSaveIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PuLIDFluxSaveIdentity",
+            display_name="Save PuLID Identity",
+            category=types.CATEGORY,
+            description=(
+                "Keep an identity as a file in models/pulid_identities. It needs no face model to "
+                "be used again."
+            ),
+            search_aliases=["pulid", "identity", "face"],
+            inputs=[
+                types.Identity.Input("identity", tooltip="From Encode or Blend PuLID Identity."),
+                io.String.Input("name", default="person", tooltip="The file's name, no folders."),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Off: an identity of that name stops the run. On: it is replaced.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(DTYPES),
+                    default="float32",
+                    tooltip="float32 is exact (0.5 MB), float16 half the size.",
+                ),
+                io.Image.Input(
+                    "preview",
+                    optional=True,
+                    tooltip="A picture to recognise the file by, such as the face crop. It is "
+                    "stored inside, at most 256 pixels wide.",
+                ),
+            ],
+            outputs=[types.Identity.Output(display_name="identity")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        identity: Identity,
+        name: str,
+        overwrite: bool,
+        precision: str,
+        preview: Tensor | None = None,
+    ) -> io.NodeOutput:
+        path = folder() / f"{checked_name(name)}.safetensors"
+        if path.exists() and not overwrite:
+            raise ValueError(
+                f"There is an identity '{path.stem}' already ({path}). Choose another name, or "
+                "switch overwrite on."
+            )
+        picture = None if preview is None else preview[0]
+        save_identity(identity, path, DTYPES[precision], picture)
+        shown = ui.PreviewText(f"Saved {path.name}")
+        return io.NodeOutput(identity, ui=shown)
+
+    @classmethod
+    def validate_inputs(cls, name: str) -> bool | str:
+        try:
+            checked_name(name)
+        except ValueError as error:
+            return str(error)
+        return True
+
+
+class PuLIDFluxLoadIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PuLIDFluxLoadIdentity",
+            display_name="Load PuLID Identity",
+            category=types.CATEGORY,
+            description="Load an identity that was saved before; no face model is needed.",
+            search_aliases=["pulid", "identity", "face"],
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=folders.options(folders.IDENTITY),
+                    tooltip="A file in models/pulid_identities.",
+                )
+            ],
+            outputs=[types.Identity.Output(display_name="identity")],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        identity, preview = load_identity(find(name))
+        shown = None if preview is None else ui.PreviewImage(preview[None], cls=cls)
+        return io.NodeOutput(identity, ui=shown)
+
+    @classmethod
+    def validate_inputs(cls, name: str) -> bool | str:
+        return folders.problem(folders.IDENTITY, name) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> Any:
+        # by content: a small file, and somebody else's editor may keep its time
+        return hashlib.sha256(find(name).read_bytes()).hexdigest()
+
+
+class PuLIDFluxBlendIdentities(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs: list[io.Input] = []
+        for i in range(1, BLENDABLE + 1):
+            inputs.append(
+                types.Identity.Input(
+                    f"identity_{i}", optional=i > 2, tooltip="An identity to mix in."
+                )
+            )
+        for i in range(1, BLENDABLE + 1):
+            inputs.append(
+                io.Float.Input(
+                    f"weight_{i}",
+                    default=1.0,
+                    min=-5.0,
+                    max=5.0,
+                    step=0.05,
+                    optional=i > 2,
+                    advanced=i > 2 or None,
+                    tooltip=f"The share of identity {i}; shares need not add up to 1.",
+                )
+            )
+        return io.Schema(
+            node_id="PuLIDFluxBlendIdentities",
+            display_name="Blend PuLID Identities",
+            category=types.CATEGORY,
+            description="Mix identities into a person between them.",
+            search_aliases=["pulid", "identity", "face", "mix"],
+            inputs=[
+                *inputs,
+                io.Combo.Input(
+                    "method",
+                    options=["spherical", "linear"],
+                    default="spherical",
+                    tooltip="spherical keeps the mixture as strong as its parts; linear is the "
+                    "plain average.",
+                ),
+            ],
+            outputs=[types.Identity.Output(display_name="identity")],
+        )
+
+    @classmethod
+    def execute(cls, method: str, **inputs: Any) -> io.NodeOutput:
+        given = [i for i in range(1, BLENDABLE + 1) if inputs.get(f"identity_{i}") is not None]
+        identities = [inputs[f"identity_{i}"] for i in given]
+        weights = [inputs.get(f"weight_{i}", 1.0) for i in given]
+        return io.NodeOutput(blend(identities, weights, method == "spherical"))
+
+
+def folder() -> Path:
+    """Return the folder identities are written to, the first registered one."""
+    return Path(folder_paths.get_folder_paths("pulid_identities")[0])
+
+
+def find(name: str) -> Path:
+    """Return an identity's file by its name in the list."""
+    return folders.find(folders.IDENTITY, name)
+
+
+NODES = [PuLIDFluxSaveIdentity, PuLIDFluxLoadIdentity, PuLIDFluxBlendIdentities]

@@ -1,0 +1,158 @@
+"""The loaders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..encoders.eva_clip import load_eva_clip
+from ..encoders.faces import load_face_analysis
+from ..pulid_flux.checkpoint import load_pulid
+from . import folders, types
+from .feedback import show
+
+PROVIDERS = ["auto", "CPU", "CUDA", "ROCM", "CoreML", "DirectML"]
+OWN_KEYPOINTS = "model pack"
+
+
+class PuLIDFluxLoadModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PuLIDFluxLoadModel",
+            display_name="Load PuLID Model",
+            category=types.CATEGORY,
+            description="Load a PuLID-FLUX file (models/pulid).",
+            search_aliases=["pulid", "PulidFluxModelLoader", "face id", "identity"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=folders.options(folders.PULID),
+                    tooltip="The PuLID-FLUX file. v0.9.1 keeps more likeness than v0.9.0.",
+                )
+            ],
+            outputs=[types.Model.Output(display_name="pulid_model")],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_pulid(folders.find(folders.PULID, model_name)))
+
+    @classmethod
+    def validate_inputs(cls, model_name: str) -> bool | str:
+        return folders.problem(folders.PULID, model_name) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name: str) -> Any:
+        return folders.fingerprint(folders.find(folders.PULID, model_name))
+
+
+class PuLIDFluxLoadEVACLIP(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PuLIDFluxLoadEVACLIP",
+            display_name="Load EVA-CLIP",
+            category=types.CATEGORY,
+            description="Load the vision tower that looks at the face (models/eva_clip).",
+            search_aliases=["pulid", "eva clip", "PulidFluxEvaClipLoader"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=folders.options(folders.EVA_CLIP),
+                    tooltip="EVA02-CLIP-L-14-336: the original .pt or open_clip's .safetensors.",
+                )
+            ],
+            outputs=[types.EvaClip.Output(display_name="eva_clip")],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_eva_clip(folders.find(folders.EVA_CLIP, model_name)))
+
+    @classmethod
+    def validate_inputs(cls, model_name: str) -> bool | str:
+        return folders.problem(folders.EVA_CLIP, model_name) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name: str) -> Any:
+        return folders.fingerprint(folders.find(folders.EVA_CLIP, model_name))
+
+
+class PuLIDFluxLoadInsightFace(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PuLIDFluxLoadInsightFace",
+            display_name="Load InsightFace",
+            category=types.CATEGORY,
+            description=(
+                "Load the models that find, recognise and cut out faces. InsightFace's own models "
+                "are for non-commercial use."
+            ),
+            search_aliases=["pulid", "antelopev2", "PulidFluxInsightFaceLoader"],
+            inputs=[
+                io.Combo.Input(
+                    "model_pack",
+                    options=folders.options(folders.FACE_PACK),
+                    tooltip="The folder with the detector and the recogniser: antelopev2.",
+                ),
+                io.Combo.Input(
+                    "provider",
+                    options=PROVIDERS,
+                    default="auto",
+                    tooltip="Where the face models run. auto takes an accelerator if onnxruntime "
+                    "has one; the CPU needs 0.1 to 1 s a photo and no graphics memory.",
+                ),
+                io.Combo.Input(
+                    "parsing_model",
+                    options=folders.options(folders.PARSING),
+                    tooltip="facexlib's BiSeNet, which tells face and hair from the rest.",
+                ),
+                io.Combo.Input(
+                    "landmarks",
+                    options=[OWN_KEYPOINTS, *folders.files(folders.LANDMARKS)],
+                    default=OWN_KEYPOINTS,
+                    tooltip="What the face is aligned by: the model pack's five points, or "
+                    "facexlib's RetinaFace as in the authors' code (slower, needs its file).",
+                ),
+            ],
+            outputs=[types.FaceAnalysis.Output(display_name="face_analysis")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model_pack: str, provider: str, parsing_model: str, landmarks: str
+    ) -> io.NodeOutput:
+        own = landmarks == OWN_KEYPOINTS
+        analysis = load_face_analysis(
+            folders.find(folders.FACE_PACK, model_pack),
+            provider,
+            folders.find(folders.PARSING, parsing_model),
+            None if own else folders.find(folders.LANDMARKS, landmarks),
+        )
+        show(cls, f"Face models on {analysis.provider}")
+        return io.NodeOutput(analysis)
+
+    @classmethod
+    def validate_inputs(cls, model_pack: str, parsing_model: str, landmarks: str) -> bool | str:
+        wanted = [(folders.FACE_PACK, model_pack), (folders.PARSING, parsing_model)]
+        if landmarks != OWN_KEYPOINTS:
+            wanted.append((folders.LANDMARKS, landmarks))
+        problems = [text for kind, name in wanted if (text := folders.problem(kind, name))]
+        return "\n".join(problems) or True
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, model_pack: str, provider: str, parsing_model: str, landmarks: str
+    ) -> Any:
+        parts = folders.fingerprint(folders.find(folders.FACE_PACK, model_pack))
+        parts += folders.fingerprint(folders.find(folders.PARSING, parsing_model))
+        if landmarks != OWN_KEYPOINTS:
+            parts += folders.fingerprint(folders.find(folders.LANDMARKS, landmarks))
+        return [provider, *parts]
+
+
+NODES = [PuLIDFluxLoadModel, PuLIDFluxLoadEVACLIP, PuLIDFluxLoadInsightFace]

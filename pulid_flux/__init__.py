@@ -1,0 +1,1 @@
+"""The PuLID-FLUX method: checkpoint, ID encoder, cross-attention, and how they enter FLUX."""

@@ -1,0 +1,170 @@
+"""Read a PuLID-FLUX file; every size comes from its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from torch import Tensor
+
+from ..weight_files import check_shapes, read_state_dict
+from .cross_attention import HEAD_DIM, CrossAttention
+from .id_encoder import HEAD_DIM as ENCODER_HEAD_DIM
+from .id_encoder import SCALES, IDEncoder, count
+
+WHAT = "PuLID-FLUX model"
+ADVICE = (
+    "Download pulid_flux_v0.9.1.safetensors (about 1.1 GB) from "
+    "https://huggingface.co/guozinan/PuLID into models/pulid."
+)
+LAYER_KEYS = {
+    "norm1.weight": "norm1_weight",
+    "norm1.bias": "norm1_bias",
+    "norm2.weight": "norm2_weight",
+    "norm2.bias": "norm2_bias",
+    "to_q.weight": "to_q",
+    "to_kv.weight": "to_kv",
+    "to_out.weight": "to_out",
+}
+# Files people take for this one: a key that gives each away, and its name.
+OTHER_MODELS = (
+    ("id_adapter_attn_layers.", "PuLID for SDXL"),
+    ("id_adapter.", "PuLID for SDXL"),
+    ("ip_adapter.", "PuLID or IP-Adapter for SDXL"),
+    ("image_proj.", "PuLID or IP-Adapter for SDXL"),
+    ("double_blocks.", "a FLUX diffusion model"),
+    ("model.diffusion_model.", "a diffusion checkpoint"),
+    ("transformer_blocks.", "a diffusion model in diffusers' layout"),
+    ("visual.", "EVA-CLIP"),
+    ("lora_", "a LoRA"),
+)
+
+
+@dataclass(frozen=True)
+class PulidModel:
+    """A PuLID-FLUX file: the ID encoder in the host's hands, the layers as they stand in it."""
+
+    name: str
+    encoder: comfy.model_patcher.ModelPatcher  # holds an IDEncoder
+    layers: tuple[CrossAttention, ...]
+
+    @property
+    def dim(self) -> int:
+        """Width of the FLUX model this was trained for."""
+        return self.layers[0].to_q.shape[1]
+
+    @property
+    def token_width(self) -> int:
+        """Width C of the ID tokens."""
+        return self.layers[0].norm1_weight.shape[0]
+
+
+def load_pulid(path: Path) -> PulidModel:
+    """Read the PuLID-FLUX file ``path``.
+
+    Raises FileNotFoundError, or ValueError naming the file and what in it is wrong.
+    """
+    state_dict = read_state_dict(path, WHAT, ADVICE)
+    return from_state_dict(state_dict, path.name)
+
+
+def from_state_dict(state_dict: dict[str, Tensor], name: str) -> PulidModel:
+    """Build the model from ``pulid_encoder.*`` and ``pulid_ca.*`` tensors; ``name`` for messages.
+
+    Raises ValueError naming the key that is missing, unexpected or of another size.
+    """
+    what = f"{WHAT} {name}"
+    check_kind(state_dict, what)
+    bad = next((k for k, v in state_dict.items() if not v.is_floating_point()), None)
+    if bad:
+        raise ValueError(
+            f"{what}: tensor '{bad}' is {state_dict[bad].dtype}, not a float. {ADVICE}"
+        )
+    encoder = {k[14:]: v for k, v in state_dict.items() if k.startswith("pulid_encoder.")}
+    layers = {k[9:]: v for k, v in state_dict.items() if k.startswith("pulid_ca.")}
+    return PulidModel(name, build_encoder(encoder, what), build_layers(layers, what))
+
+
+def check_kind(state_dict: dict[str, Tensor], what: str) -> None:
+    """Raise ValueError if this is another kind of file, naming the kind."""
+    found = {k.split(".")[0] for k in state_dict}
+    if {"pulid_encoder", "pulid_ca"} <= found:
+        return
+    for start, kind in OTHER_MODELS:
+        if any(k.startswith(start) for k in state_dict):
+            raise ValueError(f"{what}: this file is {kind}, not PuLID-FLUX. {ADVICE}")
+    some = ", ".join(sorted(state_dict)[:3]) or "nothing"
+    raise ValueError(
+        f"{what}: expected tensors 'pulid_encoder.*' and 'pulid_ca.*', found {some}. {ADVICE}"
+    )
+
+
+def build_layers(state_dict: dict[str, Tensor], what: str) -> tuple[CrossAttention, ...]:
+    """Return the cross-attention layers, all of one size."""
+    indices = {k.split(".")[0] for k in state_dict}
+    total = max((int(i) for i in indices if i.isdigit()), default=-1) + 1
+    first = {k: state_dict.get(f"0.{k}") for k in LAYER_KEYS}
+    for key in (k for k, v in first.items() if v is None):
+        raise ValueError(f"{what}: tensor 'pulid_ca.0.{key}' is missing. {ADVICE}")
+    inner, dim = two_axes(first["to_q.weight"], "pulid_ca.0.to_q.weight", what)
+    width = first["norm1.weight"].shape[0]
+    if inner % HEAD_DIM:
+        raise ValueError(
+            f"{what}: 'pulid_ca.0.to_q.weight' has {inner} rows, expected a multiple of {HEAD_DIM}."
+        )
+    sizes = {
+        "norm1.weight": (width,),
+        "norm1.bias": (width,),
+        "norm2.weight": (dim,),
+        "norm2.bias": (dim,),
+        "to_q.weight": (inner, dim),
+        "to_kv.weight": (2 * inner, width),
+        "to_out.weight": (dim, inner),
+    }
+    expected = {
+        f"pulid_ca.{i}.{key}": torch.Size(size) for i in range(total) for key, size in sizes.items()
+    }
+    check_shapes({f"pulid_ca.{k}": v.shape for k, v in state_dict.items()}, expected, what, ADVICE)
+    return tuple(
+        CrossAttention(**{field: state_dict[f"{i}.{key}"] for key, field in LAYER_KEYS.items()})
+        for i in range(total)
+    )
+
+
+def build_encoder(state_dict: dict[str, Tensor], what: str) -> comfy.model_patcher.ModelPatcher:
+    """Return the ID encoder in a ModelPatcher."""
+    sizes = {k: v.shape for k, v in state_dict.items()}
+    dtype = state_dict["latents"].dtype if "latents" in state_dict else torch.float32
+    try:
+        encoder = IDEncoder(sizes, comfy.ops.manual_cast, device="meta", dtype=dtype)
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{what}: the ID encoder has no usable tensor 'pulid_encoder.{error.args[0]}'. {ADVICE}"
+        ) from error
+    expected = {f"pulid_encoder.{k}": v.shape for k, v in encoder.state_dict().items()}
+    found = {f"pulid_encoder.{k}": v for k, v in sizes.items()}
+    check_shapes(found, expected, what, ADVICE)
+    depth, inner = count(sizes, "layers"), sizes["layers.0.0.to_q.weight"][0]
+    if depth % SCALES or inner % ENCODER_HEAD_DIM:
+        raise ValueError(
+            f"{what}: the ID encoder has {depth} layers of {inner} values, expected a multiple of "
+            f"{SCALES} layers of a multiple of {ENCODER_HEAD_DIM} values. {ADVICE}"
+        )
+    encoder.load_state_dict(state_dict, assign=True)
+    encoder.eval().requires_grad_(False)
+    return comfy.model_patcher.CoreModelPatcher(
+        encoder,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+def two_axes(tensor: Tensor, key: str, what: str) -> tuple[int, int]:
+    """Return a matrix's shape; raise ValueError if it is none."""
+    if tensor.ndim != 2:
+        raise ValueError(f"{what}: tensor '{key}' has shape {list(tensor.shape)}, not a matrix.")
+    return tensor.shape[0], tensor.shape[1]

@@ -1,0 +1,170 @@
+"""Identities as files: NAME.safetensors with the ID tokens and, if wanted, a small picture."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .identity import Identity
+
+FORMAT, VERSION = "pulid-flux-identity", "1"
+PREVIEW_SIDE = 256  # long edge of the picture that may ride along
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{n}{i}" for n in ("COM", "LPT") for i in range(1, 10))}
+
+
+def checked_name(name: str) -> str:
+    """Return ``name`` if it can be a file in the identities' folder, else raise ValueError."""
+    name = name.strip().removesuffix(".safetensors")
+    bad = set(name) & set('/\\:*?"<>|') or any(ord(c) < 32 for c in name)
+    if not name or len(name.encode()) > 200 or bad or name.startswith(".") or name.endswith("."):
+        shown = repr(name if len(name) <= 60 else name[:60] + "…")
+        raise ValueError(
+            f"{shown} cannot be the name of an identity: use 1 to 200 characters, no folders, no "
+            'leading or trailing dot and none of / \\ : * ? " < > |'
+        )
+    if name.split(".")[0].upper() in RESERVED:
+        raise ValueError(f"'{name}' is a reserved file name on Windows: choose another.")
+    return name
+
+
+def save_identity(
+    identity: Identity,
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    preview: Tensor | None = None,
+) -> None:
+    """Write ``identity`` to ``path``; the file is there whole or not at all.
+
+    ``preview`` [H, W, 3] in 0..1 is kept small, as bytes.
+    """
+    tensors = {
+        "id_tokens": identity.id_tokens.to(dtype).contiguous(),
+        "uncond_id_tokens": identity.uncond_id_tokens.to(dtype).contiguous(),
+    }
+    if preview is not None:
+        tensors["preview"] = small_picture(preview)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".saving-", suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(tensors, name, metadata={"format": FORMAT, "version": VERSION})
+        os.chmod(name, 0o644)  # mkstemp's files are for their owner alone
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def load_identity(path: Path) -> tuple[Identity, Tensor | None]:
+    """Return the identity in ``path`` and its picture [H, W, 3] in 0..1, if it has one.
+
+    Raises FileNotFoundError, or ValueError naming the file and what it lacks.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no identity file {path}. Save one first.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size
+        raise ValueError(
+            f"{path} ({size:,} bytes) is not a safetensors file or not a whole one: {error}. "
+            "Save the identity again."
+        ) from error
+    found = (metadata.get("format"), metadata.get("version"))
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"{path} is not an identity file: its format and version are {found[0]} and "
+            f"{found[1]}, expected {FORMAT} and {VERSION}."
+        )
+    tokens = [check_tokens(tensors, key, path) for key in ("id_tokens", "uncond_id_tokens")]
+    if tokens[0].shape[-1] != tokens[1].shape[-1]:
+        raise ValueError(f"{path}: id_tokens and uncond_id_tokens have different widths.")
+    preview = tensors.get("preview")
+    return Identity(*tokens), None if preview is None else preview.float() / 255
+
+
+def check_tokens(tensors: dict[str, Tensor], key: str, path: Path) -> Tensor:
+    """Return ``key``'s tokens in float32; raise ValueError if they cannot be used."""
+    tokens = tensors.get(key)
+    if tokens is None:
+        raise ValueError(f"{path}: tensor '{key}' is missing.")
+    if tokens.ndim != 3 or tokens.shape[0] != 1 or 0 in tokens.shape:
+        raise ValueError(
+            f"{path}: '{key}' has shape {list(tokens.shape)}, expected [1, tokens, width]."
+        )
+    if tokens.dtype not in (torch.float16, torch.float32):
+        raise ValueError(f"{path}: '{key}' is {tokens.dtype}, expected float16 or float32.")
+    if not torch.isfinite(tokens).all():
+        raise ValueError(f"{path}: '{key}' has values that are not numbers.")
+    return tokens.float()
+
+
+def small_picture(image: Tensor) -> Tensor:
+    """[H, W, 3] in 0..1 -> the same as bytes, its long edge at most 256."""
+    height, width = image.shape[:2]
+    scale = min(1.0, PREVIEW_SIDE / max(height, width))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    picture = torch.nn.functional.interpolate(
+        image[None, ..., :3].movedim(-1, 1).float(), size, mode="bilinear", antialias=True
+    )
+    return (picture[0].movedim(0, -1).clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+
+
+def blend(identities: list[Identity], weights: list[float], spherical: bool) -> Identity:
+    """Return a mix of identities by their weights, which need not add up to 1.
+
+    Linear: the weighted mean. Spherical: directions are averaged on the sphere, token by token,
+    and lengths linearly, so that a mix of two is not weaker than either. Raises ValueError for
+    identities of different sizes or weights that cancel out.
+    """
+    shapes = {tuple(i.id_tokens.shape) for i in identities}
+    if len(shapes) > 1:
+        sizes = ", ".join(f"{s[1]} tokens of {s[2]}" for s in sorted(shapes))
+        raise ValueError(
+            f"Identities of different sizes cannot be blended: {sizes}. Encode them with one PuLID "
+            "model and one photo each, or with a fusion other than concat."
+        )
+    total = sum(weights)
+    if abs(total) < 1e-6:
+        raise ValueError(f"The weights {weights} add up to 0; give at least one that counts.")
+    shares = [w / total for w in weights]
+    mix = spherical_mix if spherical else linear_mix
+    return Identity(
+        mix([i.id_tokens for i in identities], shares),
+        linear_mix([i.uncond_id_tokens for i in identities], shares),
+    )
+
+
+def linear_mix(tokens: list[Tensor], shares: list[float]) -> Tensor:
+    """Weighted sum of tensors of one shape."""
+    return torch.stack([t * s for t, s in zip(tokens, shares, strict=True)]).sum(0)
+
+
+def spherical_mix(tokens: list[Tensor], shares: list[float]) -> Tensor:
+    """Interpolate [1, T, C] tensors along great circles, one after the other (slerp)."""
+    mixed, so_far = tokens[0], shares[0]
+    for other, share in zip(tokens[1:], shares[1:], strict=True):
+        so_far += share
+        mixed = slerp(mixed, other, share / so_far if so_far else 0.5)
+    return mixed
+
+
+def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Go the share ``t`` of the way from a to b; lengths linearly, directions on the sphere."""
+    length_a, length_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
+    unit_a, unit_b = a / length_a.clamp_min(1e-12), b / length_b.clamp_min(1e-12)
+    angle = (unit_a * unit_b).sum(-1, keepdim=True).clamp(-1, 1).acos()
+    sine = angle.sin()
+    near = sine < 1e-4  # parallel or opposite: there is no circle to follow
+    safe = torch.where(near, torch.ones_like(sine), sine)
+    direction = ((1 - t) * angle).sin() / safe * unit_a + (t * angle).sin() / safe * unit_b
+    direction = torch.where(near, (1 - t) * unit_a + t * unit_b, direction)
+    return direction * ((1 - t) * length_a + t * length_b)

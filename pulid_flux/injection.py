@@ -1,0 +1,277 @@
+"""Where identity enters FLUX.
+
+After every second double block and every fourth single block the authors add
+``weight * attention(image tokens, ID tokens)`` to the image tokens. ComfyUI lets a forward's
+blocks be replaced through ``transformer_options["patches_replace"]["dit"]``; here each replaced
+block runs whatever was there before and then adds the identity. Three wrappers of the model do it:
+
+    SAMPLER_SAMPLE   once per run: brings windows to the run's sigmas; at the end, an identity that
+                     never got in is an error
+    APPLY_MODEL      once per forward, outside torch.compile: decides what acts now, in a ``Call``
+    DIFFUSION_MODEL  inside it: puts the blocks' functions in place, over those of other packs
+
+Nothing here changes once made; a second Apply makes a new ``Injection`` of all identities. What
+one run or one forward knows lives in its ``Run`` or ``Call``. Folded weights are in additional
+models of the model, so that the host loads and frees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from .masks import to_tokens
+from .schedule import OpenWindow
+from .terms import Applied, Target, Term, make_terms
+
+KEY = "pulid_flux"
+NOT_INSERTED = (
+    "PuLID-Flux: the identity's window was open for {forwards} model calls, but no FLUX block "
+    "asked for it, so the picture would not show the person. Another node has replaced FLUX's "
+    "forward or skipped it in those steps (an accelerator or cache such as TeaCache or WaveSpeed, "
+    "or a pack that copies the forward). Remove or bypass that node, or start its cache after the "
+    "identity's window."
+)
+
+
+@dataclass
+class Run:
+    """What one sampling run knows: windows in its sigmas, masks already resized, what happened."""
+
+    windows: tuple[OpenWindow, ...]
+    negative: dict[Any, bool] = field(default_factory=dict)  # cond uuid -> is it a negative prompt
+    masks: dict[tuple, Tensor] = field(default_factory=dict)
+    forwards: int = 0  # model calls in which an identity was to act
+    inserted: bool = False  # a block has added one
+
+
+@dataclass
+class Call:
+    """What acts in one forward; it travels as a keyword argument, so torch.compile guards it.
+
+    (torch.compile as ComfyUI uses it guards nothing inside ``transformer_options``: what stands
+    there when the graph is made would act, or not act, for ever.)
+    """
+
+    run: Run
+    tokens: int  # image tokens of the picture itself, without Kontext's references
+    # per run of batch rows of one kind: the rows, and per term its layers, gains in double blocks
+    # and gains in single blocks
+    parts: list[tuple[slice, list[tuple[nn.ModuleList, list, list]]]]
+
+
+class Injection:
+    """All identities applied to one model."""
+
+    def __init__(self, target: Target, applied: tuple[Applied, ...], earlier: tuple[Term, ...]):
+        self.target = target
+        self.applied = applied
+        self.terms = make_terms(target, applied, earlier)
+
+    def install(self, model: ModelPatcher) -> None:
+        """Put the wrappers and the folded weights of this injection in place of an earlier one."""
+        wrappers = comfy.patcher_extension.WrappersMP
+        for kind, wrapper in (
+            (wrappers.SAMPLER_SAMPLE, self.sampler_sample),
+            (wrappers.APPLY_MODEL, self.apply_model),
+            (wrappers.DIFFUSION_MODEL, diffusion_model),
+        ):
+            model.remove_wrappers_with_key(kind, KEY)
+            model.add_wrapper_with_key(kind, KEY, wrapper)
+        model.set_additional_models(KEY, [term.patcher for term in self.terms])
+
+    def sampler_sample(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Wrap one sampling run."""
+        guider = next(a for a in args if hasattr(a, "inner_model") and hasattr(a, "conds"))
+        extra = next(a for a in args if isinstance(a, dict) and "model_options" in a)
+        options = extra["model_options"]["transformer_options"]
+        sigmas = options["sample_sigmas"].tolist()
+        run = self.start_run(guider.inner_model.model_sampling, sigmas, guider.conds)
+        options[KEY] = run
+        out = executor(*args, **kwargs)
+        if run.forwards and not run.inserted:
+            raise RuntimeError(NOT_INSERTED.format(forwards=run.forwards))
+        return out
+
+    def start_run(self, model_sampling: Any, sigmas: list[float], conds: dict | None = None) -> Run:
+        """Return the state of a run with the sampling settings in force now."""
+        windows = (a.window.resolve(model_sampling.percent_to_sigma, sigmas) for a in self.applied)
+        negative: dict[Any, bool] = {}
+        for name, items in (conds or {}).items():
+            for uuid in (c.get("uuid") for c in items or []):
+                is_negative = "negative" in name
+                # the host copies a cond to the other side for areas: then the index has to tell
+                if negative.setdefault(uuid, is_negative) != is_negative:
+                    negative[uuid] = None
+        return Run(tuple(windows), negative)
+
+    def apply_model(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Wrap one forward: decide which identities act on which rows of the batch."""
+        options = kwargs.get("transformer_options") or next(
+            a for a in args if isinstance(a, dict) and "sigmas" in a
+        )
+        base = executor.class_obj
+        run = options.get(KEY) or self.start_run(base.model_sampling, [])
+        call = self.make_call(run, args[0], options, base)
+        if call is None:
+            return executor(*args, **kwargs)
+        run.forwards += 1
+        try:
+            return executor(*args, **kwargs, **{KEY: call})
+        except TypeError as error:
+            if KEY in str(error):  # a foreign forward that does not take further arguments
+                raise RuntimeError(NOT_INSERTED.format(forwards=run.forwards)) from error
+            raise
+
+    def make_call(self, run: Run, x: Tensor, options: dict, base: Any) -> Call | None:
+        """x [B, C, H, W] is the noisy latent of the forward; None if nothing acts now."""
+        sigma = float(options["sigmas"].flatten()[0])  # the only read from the device
+        weights = [
+            a.weight * w.factor(sigma) for a, w in zip(self.applied, run.windows, strict=True)
+        ]
+        if not any(weights):
+            return None
+        patch = self.target.patch_size
+        grid = [-(-size // patch) for size in x.shape[-2:]]
+        modules = self.modules(base)
+        parts = []
+        for rows, unconditional in batch_parts(x.shape[0], options, run):
+            gains = [self.gain(run, i, w, x, rows) if w else None for i, w in enumerate(weights)]
+            terms = []
+            for term in self.terms:
+                double, single = ([], [])
+                for group in term.groups:
+                    acting = [i for i in group.members if weights[i]]
+                    if group.unconditional != unconditional:
+                        acting = []
+                    a = self.applied
+                    double.append(total([gains[i] * a[i].double_weight for i in acting]))
+                    single.append(total([gains[i] * a[i].single_weight for i in acting]))
+                if any(g is not None for g in double):
+                    terms.append((modules[term.key].layers, double, single))
+            if terms:
+                parts.append((rows, terms))
+        return Call(run, grid[0] * grid[1], parts) if parts else None
+
+    def gain(self, run: Run, i: int, weight: float, x: Tensor, rows: slice) -> Tensor:
+        """Return identity i's factor for each token [rows, N, 1], or one for all of them [].
+
+        A tensor, since torch.compile would make a new graph for each new number; a single factor
+        stays on the CPU, where the device's kernels can take it from without waiting.
+        """
+        factor = torch.tensor(weight, dtype=torch.float32)
+        mask = self.applied[i].mask
+        if mask is None:
+            return factor
+        count = rows.stop - rows.start
+        key = (i, tuple(x.shape[-2:]), count, x.device)
+        if key not in run.masks:
+            tokens = to_tokens(mask, tuple(x.shape[-2:]), self.target.patch_size, count)
+            run.masks[key] = tokens.to(x.device)
+        return run.masks[key] * factor
+
+    def modules(self, base: Any) -> dict[str, nn.Module]:
+        """Return the folded weights by term; on a second GPU they are that GPU's own copies."""
+        patcher = getattr(base, "current_patcher", None)
+        own = patcher.get_additional_models_with_key(KEY) if patcher is not None else []
+        found = {p.model.key: p.model for p in own}
+        return {t.key: found.get(t.key, t.patcher.model) for t in self.terms}
+
+
+def total(gains: list[Tensor]) -> Tensor | None:
+    """Return the sum, or None of nothing."""
+    return sum(gains[1:], gains[0]) if gains else None
+
+
+def batch_parts(total: int, options: dict, run: Run) -> Iterable[tuple[slice, bool]]:
+    """Yield (rows, are they unconditional?) for each stretch of the batch."""
+    kinds = options.get("cond_or_uncond") or [0]
+    uuids = options.get("uuids") or [None] * len(kinds)
+    negative = []
+    for index, uuid in zip(kinds, uuids, strict=False):
+        known = run.negative.get(uuid)
+        negative.append(index == 1 if known is None else known)
+    size = total // len(kinds)
+    start = 0
+    for i, kind in enumerate(negative):
+        if i + 1 == len(negative) or negative[i + 1] != kind:
+            yield slice(start, (i + 1) * size), kind
+            start = (i + 1) * size
+
+
+def diffusion_model(executor: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Wrap FLUX's forward: chain this call's identity onto its blocks."""
+    call = kwargs.pop(KEY, None)
+    if call is None:
+        return executor(*args, **kwargs)
+    depths = [len(getattr(executor.class_obj, f"{kind}_blocks")) for kind in ("double", "single")]
+
+    def chained(options: dict) -> dict:
+        replace = options.get("patches_replace", {})
+        dit = dict(replace.get("dit", {}))
+        for name, index, layer in block_layers(*depths):
+            single = name == "single_block"
+            parts = [
+                (rows, [(stack[layer], (ones if single else twos)) for stack, twos, ones in layers])
+                for rows, layers in call.parts
+            ]
+            dit[name, index] = IdentityBlock(call, parts, single, dit.get((name, index)))
+        return {**options, "patches_replace": {**replace, "dit": dit}}
+
+    # Flux and Chroma take different positional arguments: the options are found by what they are
+    if "transformer_options" in kwargs:
+        kwargs["transformer_options"] = chained(kwargs["transformer_options"])
+    else:
+        at = next(i for i, a in enumerate(args) if isinstance(a, dict) and "sigmas" in a)
+        args = (*args[:at], chained(args[at]), *args[at + 1 :])
+    return executor(*args, **kwargs)
+
+
+def block_layers(doubles: int, singles: int) -> list[tuple[str, int, int]]:
+    """Return (block name, block index, cross-attention layer) for a model of these depths.
+
+    Every second double block and every fourth single block, the single blocks' layers after the
+    last one that a double block uses: 10 + 10 layers for FLUX.1's 19 and 38 blocks.
+    """
+    blocks = [("double_block", i) for i in range(0, doubles, 2)]
+    blocks += [("single_block", i) for i in range(0, singles, 4)]
+    return [(name, index, layer) for layer, (name, index) in enumerate(blocks)]
+
+
+@dataclass(frozen=True)
+class IdentityBlock:
+    """A block of one forward with the identity added to the picture's own tokens."""
+
+    call: Call
+    parts: list[tuple[slice, list[tuple[nn.Module, list[Tensor | None]]]]]
+    single: bool
+    before: Callable | None  # what another pack, or another wrapper, put here
+
+    def __call__(self, args: dict, extra: dict) -> dict:
+        out = extra["original_block"](args) if self.before is None else self.before(args, extra)
+        start = 0
+        if self.single:  # text tokens come first
+            options = args.get("transformer_options") or extra["transformer_options"]
+            start = options["img_slice"][0]
+        self.call.run.inserted = True
+        return {**out, "img": add_identity(out["img"], start, self.call.tokens, self.parts)}
+
+
+def add_identity(img: Tensor, start: int, tokens: int, parts: list) -> Tensor:
+    """img [B, S, D] -> the same with identity added to tokens start … start + tokens - 1.
+
+    A new tensor: what a block returned may be kept by somebody else.
+    """
+    out = img.clone()
+    for rows, layers in parts:
+        x = layer_norm(img[rows, start : start + tokens], img.shape[-1:])
+        for layer, gains in layers:
+            out[rows, start : start + tokens] += layer(x, gains)
+    return out

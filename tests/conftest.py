@@ -1,0 +1,52 @@
+"""The real host for every test: ComfyUI first on the path, the pack loaded as ComfyUI loads it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load_file(name: str, path: Path, folder: Path | None = None):
+    """Import ``path`` under ``name``; ``folder`` makes it a package."""
+    where = [str(folder)] if folder else None
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=where)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+hosting = load_file("hosting", ROOT / "scripts" / "hosting.py")
+HOST = hosting.prepare()
+sys.path.insert(0, str(HOST.path))
+
+import comfy.options  # noqa: E402  the host's path has to be there first
+
+comfy.options.enable_args_parsing(False)
+
+import torch  # noqa: E402
+from comfy.cli_args import args  # noqa: E402
+
+args.cpu = not torch.cuda.is_available()
+
+import utils.install_util  # noqa: E402, F401  before the host puts comfy/ itself on the path
+
+load_file("pulid_pack", ROOT / "__init__.py", ROOT)
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    """Run as ComfyUI runs its nodes."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def host():
+    """Return the folder and interpreter of the ComfyUI under test."""
+    return HOST

@@ -1,0 +1,128 @@
+"""The authors' numbers, to 1e-4 in float32 as tests/golden/README.md states."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import comfy.ops
+import comfy.sd
+import pytest
+import torch
+from golden.weights import golden_input, golden_state_dict
+from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
+from pulid_pack.pulid_flux.checkpoint import build_encoder, build_layers, from_state_dict
+from pulid_pack.pulid_flux.cross_attention import FoldedLayer
+from pulid_pack.pulid_flux.identity import Identity
+from safetensors.torch import load_file
+from standins.pulid import encoder_shapes
+
+GOLDEN = Path(__file__).parent / "golden"
+MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
+TOLERANCE = 1e-4
+
+
+def golden(name: str) -> dict[str, torch.Tensor]:
+    return load_file(str(GOLDEN / f"{name}.safetensors"))
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+
+
+def sub_state_dict(shapes: dict, prefix: str) -> dict[str, torch.Tensor]:
+    tensors = golden_state_dict(shapes)
+    return {k.removeprefix(prefix): v for k, v in tensors.items()}
+
+
+def test_cross_attention_folded():
+    (layer,) = build_layers(sub_state_dict(MANIFEST["perceiver_ca"]["shapes"], "pulid_ca."), "ca")
+    tokens, img = golden_input("ca.id", (2, 7, 96)), golden_input("ca.img", (2, 33, 256))
+    x = torch.nn.functional.layer_norm(img, (256,))
+    out = []
+    for row in range(2):
+        folded = FoldedLayer(*layer.fold(tokens[row : row + 1]), layer.heads, comfy.ops.manual_cast)
+        out.append(folded(x[row : row + 1], [torch.tensor(1.0)]))
+    close(torch.cat(out), golden("perceiver_ca")["out"])
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    state_dict = sub_state_dict(MANIFEST["idformer"]["shapes"], "pulid_encoder.")
+    return build_encoder(state_dict, "golden").model
+
+
+def id_inputs() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    hidden = [golden_input(f"idformer.hidden.{i}", (1, 577, 1024)) for i in range(5)]
+    return golden_input("idformer.id_cond", (1, 1280)), hidden
+
+
+def test_id_encoder(encoder):
+    id_cond, hidden = id_inputs()
+    close(encoder(id_cond[:, None], hidden), golden("idformer")["out"])
+
+
+def test_id_encoder_of_nothing(encoder):
+    id_cond, hidden = id_inputs()
+    out = encoder(torch.zeros_like(id_cond)[:, None], [torch.zeros_like(h) for h in hidden])
+    close(out, golden("idformer")["uncond"])
+
+
+def test_id_encoder_of_two_faces(encoder):
+    two = golden_input("idformer.id_cond_two", (1, 2, 1280))
+    close(encoder(two, id_inputs()[1]), golden("idformer")["two_faces"])
+
+
+def flux_model():
+    """Load the golden FLUX as ComfyUI loads a diffusion model file."""
+    state_dict = golden_state_dict(MANIFEST["flux_with_id"]["shapes"])
+    model = comfy.sd.load_diffusion_model_state_dict(
+        state_dict, model_options={"dtype": torch.float32}
+    )
+    model.model.current_patcher = model
+    return model
+
+
+def velocity(model) -> torch.Tensor:
+    """Run the model once as the sampler does and return FLUX's velocity [1, 16, 12, 16]."""
+    comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()])
+    latent = golden_input("flux.latent", (1, 16, 12, 16))
+    sigma = torch.tensor([0.6])
+    options = dict(model.model_options["transformer_options"])
+    options |= {"sigmas": sigma, "cond_or_uncond": [0], "wrappers": model.wrappers}
+    denoised = model.model.apply_model(
+        latent,
+        sigma,
+        c_crossattn=golden_input("flux.context", (1, 11, 48)),
+        y=golden_input("flux.pooled", (1, 32)),
+        guidance=torch.tensor([3.5]),
+        transformer_options=options,
+    )
+    return (latent - denoised) / 0.6
+
+
+@pytest.fixture(scope="module")
+def flux():
+    with torch.inference_mode():
+        return flux_model()
+
+
+@pytest.fixture(scope="module")
+def pulid():
+    shapes = MANIFEST["flux_with_id"]["ca_shapes"] | encoder_shapes(64, 96, 128, 576)
+    with torch.inference_mode():
+        return from_state_dict(golden_state_dict(shapes), "golden")
+
+
+def test_flux_without_identity(flux):
+    close(velocity(flux), golden("flux_with_id")["no_id"])
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.7, 1.8])
+def test_flux_with_identity_through_the_node(flux, pulid, weight):
+    tokens = golden_input("flux.id", (1, 16, 96))
+    node = PuLIDFluxApplyIdentity.execute(
+        flux, pulid, Identity(tokens, torch.zeros_like(tokens)), weight, 0.0, 1.0
+    )
+    close(velocity(node[0]), golden("flux_with_id")[f"id_weight_{weight}"])
+    close(velocity(flux), golden("flux_with_id")["no_id"])

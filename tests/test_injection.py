@@ -1,0 +1,477 @@
+"""Identity in a real FLUX, sampled by the real host: exact, separate, and gone when not wanted."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import pytest
+import torch
+from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
+from pulid_pack.pulid_flux import terms
+from pulid_pack.pulid_flux.apply import injection_of
+from pulid_pack.pulid_flux.checkpoint import from_state_dict
+from pulid_pack.pulid_flux.cross_attention import FoldedLayer, PlainLayer
+from pulid_pack.pulid_flux.injection import NOT_INSERTED, Injection
+from pulid_pack.pulid_flux.terms import Group, Target, folded_term
+from standins.flux import random_weights
+from standins.lab import LATENT, cond, identity_layers, person, sample, small_flux, small_pulid
+from standins.pulid import cross_attention_shapes, encoder_shapes
+
+
+@pytest.fixture(scope="module")
+def flux():
+    with torch.inference_mode():
+        return small_flux()
+
+
+@pytest.fixture(scope="module")
+def pulid():
+    with torch.inference_mode():
+        return small_pulid()
+
+
+def apply(model, pulid, identity, weight=1.0, start_at=0.0, end_at=1.0, **more):
+    return PuLIDFluxApplyIdentity.execute(model, pulid, identity, weight, start_at, end_at, **more)[
+        0
+    ]
+
+
+def watch(model) -> list[tuple[str, tuple[int, ...]]]:
+    """Record every call of an identity layer 0: (conditional or not, shape of its image tokens)."""
+    calls = []
+    for layers, group in zip(identity_layers(model), groups(model), strict=True):
+        kind = "uncond" if group.unconditional else "cond"
+        layers.layers[0].register_forward_pre_hook(
+            lambda _, args, kind=kind: calls.append((kind, tuple(args[0].shape)))
+        )
+    return calls
+
+
+def groups(model):
+    return [term.groups[0] for term in injection_of(model).terms]
+
+
+def half_mask(side: str, size=(96, 80)) -> torch.Tensor:
+    mask = torch.zeros(1, *size)
+    mask[:, :, : size[1] // 2] = 1
+    return mask if side == "left" else 1 - mask
+
+
+def test_identity_changes_the_picture(flux, pulid):
+    plain, with_identity = sample(flux), sample(apply(flux, pulid, person(1)))
+    assert (plain - with_identity).abs().mean() > 0.01 * plain.std()
+    assert torch.isfinite(with_identity).all()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"weight": 0.0},
+        {"start_at": 0.5, "end_at": 0.5},
+        {"start_at": 0.7, "end_at": 0.2},
+        {"start_at": 1.0, "end_at": 1.0},
+        {"start_step": 3, "end_step": 2},
+        {"start_step": 99},
+        {"attn_mask": torch.zeros(1, 8, 8)},
+        {"double_weight": 0.0, "single_weight": 0.0},
+    ],
+    ids=str,
+)
+def test_nothing_is_bit_identical(flux, pulid, setting):
+    assert torch.equal(sample(apply(flux, pulid, person(1), **setting)), sample(flux))
+
+
+def test_all_ones_mask_is_no_mask(flux, pulid):
+    masked = apply(flux, pulid, person(1), attn_mask=torch.ones(1, 33, 65))
+    assert torch.equal(sample(masked), sample(apply(flux, pulid, person(1))))
+
+
+def test_the_model_is_never_changed(flux, pulid):
+    before = sample(flux)
+    a = apply(flux, pulid, person(1))
+    first = sample(a)
+    b = apply(a, pulid, person(2), weight=0.6)
+    assert not torch.equal(sample(b), first)
+    assert torch.equal(sample(a), first)
+    assert torch.equal(sample(flux), before)
+
+
+def test_order_does_not_matter(flux, pulid):
+    settings = [{"weight": 0.8}, {"weight": 0.5, "start_at": 0.3}]
+    one = apply(apply(flux, pulid, person(1), **settings[0]), pulid, person(2), **settings[1])
+    two = apply(apply(flux, pulid, person(2), **settings[1]), pulid, person(1), **settings[0])
+    # sums of the same float32 terms in another order
+    torch.testing.assert_close(sample(one), sample(two), rtol=1e-4, atol=1e-4)
+
+
+def test_same_identity_twice_is_the_sum_of_weights(flux, pulid):
+    twice = apply(apply(flux, pulid, person(1), weight=0.4), pulid, person(1), weight=0.6)
+    assert len(identity_layers(twice)) == 2  # one conditional, one unconditional term
+    once = apply(flux, pulid, person(1), weight=1.0)
+    torch.testing.assert_close(sample(twice), sample(once), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_true_cfg_gives_the_unconditional_rows_the_zero_identity(flux, pulid, batch):
+    model = apply(flux, pulid, person(1))
+    calls = watch(model)
+    sample(model, cfg=3.0, batch=batch, steps=2)
+    tokens = LATENT[0] * LATENT[1] // 4
+    rows = {kind: [s for k, s in calls if k == kind] for kind in ("cond", "uncond")}
+    assert sum(s[0] for s in rows["cond"]) == sum(s[0] for s in rows["uncond"]) == 2 * batch
+    assert {s[1:] for _, s in calls} == {(tokens, 128)}
+
+
+def test_unconditional_choices(flux, pulid):
+    pictures = [
+        sample(apply(flux, pulid, person(1), unconditional=choice), cfg=3.0)
+        for choice in ("zero identity", "same identity", "none")
+    ]
+    for i in range(3):
+        for j in range(i):
+            assert not torch.equal(pictures[i], pictures[j])
+    without_cfg = [
+        sample(apply(flux, pulid, person(1), unconditional=choice))
+        for choice in ("zero identity", "none")
+    ]
+    assert torch.equal(*without_cfg)
+
+
+def open_steps(model, **settings) -> list[int]:
+    """Return the steps of a run in which identity acted."""
+    calls, opened, step = watch(model), [], 0
+
+    def callback(i, *_):
+        nonlocal step
+        if len(calls) > step:
+            opened.append(i)
+        step = len(calls)
+
+    sample(model, callback=callback, **settings)
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("window", "steps", "expected"),
+    [
+        ({"start_at": 4 / 28}, 28, range(4, 28)),
+        ({"start_at": 0.143}, 28, range(4, 28)),
+        ({"start_at": 4 / 20}, 20, range(4, 20)),
+        ({"start_at": 0.0, "end_at": 0.5}, 10, range(0, 5)),
+        ({"start_at": 0.5}, 10, range(5, 10)),
+        ({"start_step": 2, "end_step": 5}, 8, range(2, 5)),
+        ({"start_step": 3}, 6, range(3, 6)),
+        ({"start_at": 0.5, "end_step": 8}, 10, range(5, 8)),
+        ({"end_at": 0.01}, 8, range(0)),
+    ],
+    ids=str,
+)
+def test_window(pulid, window, steps, expected):
+    model = apply(small_flux(depth=1, depth_single=1), pulid, person(1), **window)
+    assert open_steps(model, steps=steps) == list(expected)
+
+
+def test_window_follows_the_sampling_settings_placed_after_apply(pulid):
+    from comfy_extras.nodes_model_advanced import ModelSamplingFlux
+
+    model = apply(small_flux(depth=1, depth_single=1), pulid, person(1), start_at=0.25)
+    shifted = ModelSamplingFlux().patch(model, 3.0, 0.5, 1024, 1024)[0]
+    # the scheduler's sigmas shift too: only with the same settings does 3/12 stay step 3
+    assert open_steps(shifted, steps=12) == list(range(3, 12))
+
+
+def test_window_in_a_second_sampler_and_with_less_denoise(pulid):
+    model = apply(small_flux(depth=1, depth_single=1), pulid, person(1), start_at=0.2)
+    assert open_steps(model, steps=8, denoise=0.5) == list(range(8))
+
+
+@pytest.mark.parametrize("curve", ["linear in", "linear out", "ease in", "ease out", "ease in-out"])
+def test_weight_curve(flux, pulid, curve):
+    curved = sample(apply(flux, pulid, person(1), weight_curve=curve))
+    assert not torch.equal(curved, sample(apply(flux, pulid, person(1))))
+    assert not torch.equal(curved, sample(flux))
+
+
+def test_double_and_single_weights_share_the_effect(flux, pulid):
+    only_double = sample(apply(flux, pulid, person(1), single_weight=0.0))
+    only_single = sample(apply(flux, pulid, person(1), double_weight=0.0))
+    both = sample(apply(flux, pulid, person(1)))
+    assert len({t.sum().item() for t in (only_double, only_single, both, sample(flux))}) == 4
+
+
+def block_input(model, **settings) -> torch.Tensor:
+    """Return the image tokens that enter double block 1 in the first step."""
+    seen = []
+    block = model.model.diffusion_model.double_blocks[1]
+    handle = block.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["img"].clone()), with_kwargs=True
+    )
+    sample(model, steps=1, **settings)
+    handle.remove()
+    return seen[0]
+
+
+def test_disjoint_masks_keep_identities_apart(flux, pulid):
+    """In a block, tokens of one region do not depend on the other region's identity."""
+
+    def two(second):
+        left = apply(flux, pulid, person(1), attn_mask=half_mask("left"))
+        return apply(left, pulid, person(second), attn_mask=half_mask("right"))
+
+    with_2, with_3, plain = (block_input(m) for m in (two(2), two(3), flux))
+    columns = torch.arange(LATENT[0] * LATENT[1] // 4) % (LATENT[1] // 2)
+    left, right = columns < 2, columns > 2
+    assert torch.equal(with_2[:, left], with_3[:, left])
+    assert not torch.equal(with_2[:, left], plain[:, left])
+    assert not torch.equal(with_2[:, right], with_3[:, right])
+
+
+def test_soft_masks_are_soft(flux, pulid):
+    plain, full = block_input(flux), block_input(apply(flux, pulid, person(1)))
+    half = block_input(apply(flux, pulid, person(1), attn_mask=torch.full((1, 20, 20), 0.5)))
+    torch.testing.assert_close(half - plain, (full - plain) / 2, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(12, 10), (13, 11), (7, 22)])
+@pytest.mark.parametrize("mask", [(1, 5, 5), (2, 96, 80), (3, 64, 64), (1, 300, 20)])
+def test_masks_of_any_size_and_batch(flux, pulid, size, mask):
+    model = apply(flux, pulid, person(1), attn_mask=torch.rand(mask))
+    assert torch.isfinite(sample(model, size=size, batch=2, cfg=3.0, steps=1)).all()
+
+
+@pytest.mark.parametrize("method", ["offset", "index", "uxo"])
+@pytest.mark.parametrize("references", [1, 2])
+@pytest.mark.parametrize("mask", [None, torch.rand(1, 24, 20)])
+def test_kontext_references_are_never_touched(flux, pulid, method, references, mask):
+    latents = [torch.randn(1, 16, 8, 6 + 2 * i) for i in range(references)]
+    positive = cond(1, reference_latents=latents, reference_latents_method=method)
+    model = apply(flux, pulid, person(1), attn_mask=mask)
+    with_identity, plain = (block_input(m, positive=positive) for m in (model, flux))
+    own = LATENT[0] * LATENT[1] // 4
+    assert plain.shape[1] == own + sum(r.shape[2] * r.shape[3] // 4 for r in latents)
+    # double block 0 mixes nothing before the identity is added, so only own tokens may differ
+    assert torch.equal(with_identity[:, own:], plain[:, own:])
+    changed = (with_identity[:, :own] != plain[:, :own]).any(-1)
+    assert changed.all() or mask is not None and changed.any()
+
+
+def test_single_blocks_leave_text_and_references_alone(flux, pulid):
+    """The residual of a single block touches the picture's own tokens only."""
+    model = apply(flux, pulid, person(1), double_weight=0.0)
+    seen = {}
+
+    def leaves_block_0(_, args, out):
+        seen["out"] = out.clone()
+
+    def enters_block_1(_, args):
+        seen["in"] = args[0].clone()
+
+    blocks = model.model.diffusion_model.single_blocks
+    handles = [
+        blocks[0].register_forward_hook(leaves_block_0),
+        blocks[1].register_forward_pre_hook(enters_block_1),
+    ]
+    reference = torch.randn(1, 16, 8, 8)
+    sample(model, steps=1, positive=cond(1, reference_latents=[reference]))
+    for handle in handles:
+        handle.remove()
+    own = LATENT[0] * LATENT[1] // 4
+    changed = (seen["out"] != seen["in"]).any(-1)[0]
+    expected = torch.zeros_like(changed)
+    expected[8 : 8 + own] = True
+    assert torch.equal(changed, expected)
+
+
+def test_many_tokens_take_the_plain_form_and_give_the_same_picture():
+    """At this width the plain form is cheaper from 256 ID tokens; the choice is by counting."""
+    flux, pulid = small_flux(256, depth=3, depth_single=5), small_pulid(256)
+    a, b = person(1, tokens=160), person(2, tokens=160)
+    mask = half_mask("left")
+    one = apply(flux, pulid, a, weight=0.3, attn_mask=mask)
+    two = apply(one, pulid, b, weight=0.4, start_at=0.3)
+    assert all(isinstance(m.layers[0], FoldedLayer) for m in identity_layers(one))
+    (plain,) = identity_layers(two)
+    assert isinstance(plain.layers[0], PlainLayer)
+    injection = injection_of(two)
+    forced = Injection(injection.target, injection.applied, ())
+    forced.terms = tuple(
+        terms.folded_term(injection.target, pulid, group)
+        for group in terms.group_tokens(pulid, injection.applied)
+    )
+    folded = two.clone()
+    forced.install(folded)
+    # the same float32 function, multiplied out in another order
+    torch.testing.assert_close(sample(folded, cfg=3.0), sample(two, cfg=3.0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("weights", [None, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_the_hook_computes_in_the_models_dtype(pulid, dtype, weights):
+    flux = small_flux(dtype=dtype, weight_dtype=weights, depth=3, depth_single=5)
+    model = apply(flux, pulid, person(1))
+    seen = []
+    for layers in identity_layers(model):
+        for layer in layers.layers:
+            layer.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+    picture = sample(model, steps=2)
+    assert torch.isfinite(picture).all()
+    assert seen and all(x.dtype == out.dtype == dtype for x, out in seen)
+    assert all(layer.scores.weight.dtype == dtype for layer in identity_layers(model)[0].layers)
+
+
+def test_what_sampling_needs_on_the_device(flux, pulid):
+    model = apply(flux, pulid, person(1), unconditional="none")
+    required = model.get_nested_additional_models()
+    assert [p.model for p in required] == identity_layers(model)
+    assert pulid.encoder not in required
+
+
+def test_one_folded_identity_is_small():
+    """At FLUX's true width and 16 bit: at most 0.16 of the layers it replaces (two of them)."""
+    shapes = cross_attention_shapes(3072, 2048, 2)
+    for i in range(2):
+        shapes[f"pulid_ca.{i}.to_q.weight"] = (2048, 3072)
+        shapes[f"pulid_ca.{i}.to_kv.weight"] = (4096, 2048)
+        shapes[f"pulid_ca.{i}.to_out.weight"] = (3072, 2048)
+    weights = random_weights(shapes | encoder_shapes(64, 2048, 128, 576), torch.Generator())
+    pulid = from_state_dict({k: v.bfloat16() for k, v in weights.items()}, "true width")
+    target = Target(3072, 2, 2, torch.bfloat16)
+    tokens = torch.randn(1, 32, 2048)
+    term = folded_term(target, pulid, Group(tokens, False, (0,)))
+    replaced = sum(t.nbytes for layer in pulid.layers for t in vars(layer).values())
+    assert term.patcher.model_size() <= 0.16 * replaced
+
+
+def test_no_text_vector_and_no_guidance(pulid):
+    flux = small_flux(guidance=False)
+    text = cond(1)[0][0]
+    model = apply(flux, pulid, person(1))
+    bare = [[text, {}]]
+    assert torch.isfinite(sample(model, positive=bare, negative=bare)).all()
+    without_guidance = [[text, {"pooled_output": None, "guidance": None}]]
+    model = apply(small_flux(), pulid, person(1))
+    assert torch.isfinite(sample(model, positive=without_guidance)).all()
+
+
+@pytest.mark.parametrize(("doubles", "singles"), [(8, 38), (19, 10), (5, 7), (1, 1)])
+def test_pruned_depths(pulid, doubles, singles):
+    flux = small_flux(depth=doubles, depth_single=singles)
+    model = apply(flux, pulid, person(1))
+    used = -(-doubles // 2) + -(-singles // 4)
+    assert all(len(layers.layers) == used for layers in identity_layers(model))
+    called = []
+    for number, layer in enumerate(identity_layers(model)[0].layers):
+        layer.register_forward_hook(lambda *_, number=number: called.append(number))
+    sample(model, steps=1)
+    assert called == list(range(used))
+
+
+def test_fill(pulid):
+    flux = small_flux(in_channels=384)
+    model = apply(flux, pulid, person(1))
+    mask = {
+        "concat_latent_image": torch.randn(1, 16, *LATENT),
+        "concat_mask": torch.ones(1, 1, 96, 80),
+    }
+    positive = cond(1, **mask)
+    assert not torch.equal(sample(model, positive=positive), sample(flux, positive=positive))
+
+
+class ForeignPatch:
+    """Another pack's block replacement: it calls the block and marks the image."""
+
+    def __call__(self, args, extra):
+        out = extra["original_block"](args)
+        return {**out, "img": out["img"] * 1.01}
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_foreign_block_patches_stay(flux, pulid, order):
+    def foreign(model):
+        model = model.clone()
+        model.set_model_patch_replace(ForeignPatch(), "dit", "double_block", 0)
+        return model
+
+    if order == "before":
+        both = apply(foreign(flux), pulid, person(1))
+    else:
+        both = foreign(apply(flux, pulid, person(1)))
+    pictures = [sample(m) for m in (flux, foreign(flux), apply(flux, pulid, person(1)), both)]
+    assert len({p.sum().item() for p in pictures}) == 4
+
+
+def test_lora_before_and_after(flux, pulid):
+    key = "diffusion_model.double_blocks.0.img_attn.proj.weight"
+    change = {key: (torch.randn(128, 128) * 0.05,)}
+
+    def lora(model):
+        model = model.clone()
+        model.add_patches(change, 1.0)
+        return model
+
+    before = sample(apply(lora(flux), pulid, person(1)))
+    after = sample(lora(apply(flux, pulid, person(1))))
+    assert torch.equal(before, after)
+    assert not torch.equal(before, sample(apply(flux, pulid, person(1))))
+
+
+def test_a_replaced_forward_is_named(flux, pulid):
+    """A pack that copies FLUX's forward ignores block patches: no picture without identity."""
+    from comfy.ldm.flux.model import Flux
+
+    class Copied(Flux):
+        def forward_orig(self, img, img_ids, txt, *args, **kwargs):
+            return torch.zeros(*img.shape[:2], 64)
+
+    class NoExtras(Flux):
+        def forward(
+            self, x, timestep, context, y, guidance, ref_latents, control, transformer_options
+        ):
+            return x
+
+    for kind in (Copied, NoExtras):
+        model = apply(small_flux(depth=1, depth_single=1), pulid, person(1))
+        model.model.diffusion_model.__class__ = kind
+        with pytest.raises(RuntimeError, match="no FLUX block") as error:
+            sample(model, steps=2)
+        assert str(error.value) == NOT_INSERTED.format(forwards=2 if kind is Copied else 1)
+
+
+def test_interrupt_leaves_nothing_behind(flux, pulid):
+    model = apply(flux, pulid, person(1))
+    before, plain = sample(model), sample(flux)
+
+    def stop(i, *_):
+        if i == 1:
+            comfy.model_management.interrupt_current_processing()
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(model, callback=stop)
+    assert torch.equal(sample(flux), plain)
+    assert torch.equal(sample(model), before)
+
+
+@pytest.mark.parametrize("cache", ["EasyCache", "LazyCache"])
+def test_caches_of_the_host(flux, pulid, cache):
+    from comfy_extras import nodes_easycache
+
+    node = getattr(nodes_easycache, f"{cache}Node")
+    model = apply(flux, pulid, person(1))
+    cached = node.execute(model, 0.2, 0.15, 0.95, False)[0]
+    picture = sample(cached, steps=8)
+    assert torch.isfinite(picture).all()
+    assert not torch.equal(picture, sample(node.execute(flux, 0.2, 0.15, 0.95, False)[0], steps=8))
+
+
+def test_deepclone_for_another_gpu_has_its_own_layers(flux, pulid):
+    model = apply(flux, pulid, person(1))
+    (folded, *_) = model.get_additional_models_with_key("pulid_flux")
+    twin = folded.deepclone_multigpu(torch.device("cpu"))
+    assert twin.model is not folded.model and twin.model.key == folded.model.key
+    weights = zip(twin.model.parameters(), folded.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in weights)
+
+
+def test_state_of_random_generators_is_untouched(flux, pulid):
+    before = torch.get_rng_state()
+    apply(flux, pulid, person(1))
+    assert torch.equal(torch.get_rng_state(), before)
