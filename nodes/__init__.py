@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, encode, folders, identities, load
+from . import apply, encode, folders, identities, legacy, load
 
 NODES: list[type[io.ComfyNode]] = [
     *load.NODES,
@@ -15,6 +15,7 @@ NODES: list[type[io.ComfyNode]] = [
 class PuLIDFluxExtension(ComfyExtension):
     async def on_load(self) -> None:
         folders.register()
+        await legacy.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

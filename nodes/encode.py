@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -158,9 +159,9 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
             hidden = tuple(torch.cat(pair) for pair in zip(prior.hidden, hidden, strict=True))
         identity = make_identity(pulid_model, id_cond, hidden, options, Progress())
         report(cls, features)
-        pictures = ui.PreviewImage(features.annotated, cls=cls).as_dict()["images"]
         crops = ui.PreviewImage(features.crops, cls=cls).as_dict()["images"]
-        shown = {"images": pictures + crops, "pulid_faces": describe_faces(features, pictures)}
+        photos = ui.PreviewImage(plain_photos(image, features), cls=cls).as_dict()["images"]
+        shown = {"images": crops, "pulid_faces": describe_faces(features, photos, face)}
         return io.NodeOutput(identity, features.crops, features.annotated, ui=shown)
 
 
@@ -186,13 +187,21 @@ def report(node: type[io.ComfyNode], features: PhotoFeatures) -> None:
         show(node, "\n".join(lines), warn)
 
 
-def describe_faces(features: PhotoFeatures, pictures: list[dict]) -> list[dict]:
+def plain_photos(image: Tensor, features: PhotoFeatures) -> Tensor:
+    """Return the photos without boxes in the size of those with; the page draws its own."""
+    height, width = features.annotated.shape[1:3]
+    colour = image[..., :3].expand(-1, -1, -1, 3).movedim(-1, 1)
+    return comfy.utils.common_upscale(colour, width, height, "area", "disabled").movedim(1, -1)
+
+
+def describe_faces(features: PhotoFeatures, pictures: list[dict], order: str) -> list[dict]:
     """Return, for the page, each photo with its faces in order, boxes as shares of its size."""
     height, width = features.annotated.shape[1:3]
     size = (width, height, width, height)
     return [
         {
             "picture": picture,
+            "order": order,
             "chosen": record.chosen,
             "boxes": [[float(v) / s for v, s in zip(f.box, size, strict=True)] for f in faces],
             "scores": [float(f.score) for f in faces],

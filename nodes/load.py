@@ -127,22 +127,20 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
         cls, model_pack: str, provider: str, parsing_model: str, landmarks: str
     ) -> io.NodeOutput:
         own = landmarks == OWN_KEYPOINTS
-        analysis = load_face_analysis(
-            folders.find(folders.FACE_PACK, model_pack),
-            provider,
-            folders.find(folders.PARSING, parsing_model),
-            None if own else folders.find(folders.LANDMARKS, landmarks),
-        )
+        wanted = [(folders.FACE_PACK, model_pack), (folders.PARSING, parsing_model)]
+        if not own:
+            wanted.append((folders.LANDMARKS, landmarks))
+        problems = [text for kind, name in wanted if (text := folders.problem(kind, name))]
+        if problems:
+            raise FileNotFoundError("\n\n".join(problems))
+        pack, parsing, *retinaface = [folders.find(kind, name) for kind, name in wanted]
+        analysis = load_face_analysis(pack, provider, parsing, None if own else retinaface[0])
         show(cls, f"Face models on {analysis.provider}")
         return io.NodeOutput(analysis)
 
     @classmethod
     def validate_inputs(cls, model_pack: str, parsing_model: str, landmarks: str) -> bool | str:
-        wanted = [(folders.FACE_PACK, model_pack), (folders.PARSING, parsing_model)]
-        if landmarks != OWN_KEYPOINTS:
-            wanted.append((folders.LANDMARKS, landmarks))
-        problems = [text for kind, name in wanted if (text := folders.problem(kind, name))]
-        return "\n".join(problems) or True
+        return True  # execute tells what is missing, all at once and better than "not in list"
 
     @classmethod
     def fingerprint_inputs(

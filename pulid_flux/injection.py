@@ -17,7 +17,7 @@ models of the model, so that the host loads and frees them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,12 +114,16 @@ class Injection:
 
     def apply_model(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrap one forward: decide which identities act on which rows of the batch."""
-        options = kwargs.get("transformer_options") or next(
-            a for a in args if isinstance(a, dict) and "sigmas" in a
-        )
-        base = executor.class_obj
-        run = options.get(KEY) or self.start_run(base.model_sampling, [])
-        call = self.make_call(run, args[0], options, base)
+        base, found = executor.class_obj, {}
+
+        def without_run(options: dict) -> dict:
+            # a compiled forward is used by all branches of a graph: to it, options look alike
+            found.update(options)
+            return {key: value for key, value in options.items() if key != KEY}
+
+        args, kwargs = with_options(without_run, args, kwargs)
+        run = found.get(KEY) or self.start_run(base.model_sampling, [])
+        call = self.make_call(run, args[0], found, base)
         if call is None:
             return executor(*args, **kwargs)
         run.forwards += 1
@@ -225,13 +229,23 @@ def diffusion_model(executor: Callable, *args: Any, **kwargs: Any) -> Any:
             dit[name, index] = IdentityBlock(call, parts, single, dit.get((name, index)))
         return {**options, "patches_replace": {**replace, "dit": dit}}
 
-    # Flux and Chroma take different positional arguments: the options are found by what they are
-    if "transformer_options" in kwargs:
-        kwargs["transformer_options"] = chained(kwargs["transformer_options"])
-    else:
-        at = next(i for i, a in enumerate(args) if isinstance(a, dict) and "sigmas" in a)
-        args = (*args[:at], chained(args[at]), *args[at + 1 :])
+    args, kwargs = with_options(chained, args, kwargs)
     return executor(*args, **kwargs)
+
+
+def with_options(
+    change: Callable[[dict], dict], args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a forward with its transformer_options changed.
+
+    Models and versions differ in their positional arguments, so the options are found by what
+    they are.
+    """
+    name = "transformer_options"
+    if name in kwargs:
+        return tuple(args), {**kwargs, name: change(kwargs[name])}
+    at = next(i for i, a in enumerate(args) if isinstance(a, dict) and "sigmas" in a)
+    return (*args[:at], change(args[at]), *args[at + 1 :]), kwargs
 
 
 def block_layers(doubles: int, singles: int) -> list[tuple[str, int, int]]:

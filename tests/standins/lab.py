@@ -43,7 +43,8 @@ def load_model(
     weights = {k: v.to(weight_dtype or dtype) for k, v in weights.items()}
     options = {"dtype": weight_dtype or dtype}
     model = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options)
-    model.set_model_compute_dtype(dtype)
+    if weight_dtype or dtype != torch.float32:  # on a CPU the host would compute in float32
+        model.set_model_compute_dtype(dtype)
     return model
 
 

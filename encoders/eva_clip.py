@@ -1,0 +1,233 @@
+"""EVA02-CLIP's picture tower, which gives PuLID the looks of a face."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.model_management
+import torch
+import torch.nn.functional as F
+from comfy.model_patcher import ModelPatcher
+
+from .packages import require
+from .pixels import preprocess
+from .weights import device_of, hold, load_strictly, on_device, read_state_dict
+
+__all__ = ["EvaClip", "encode_pixels", "load_eva_clip", "preprocess"]
+
+EXPECTED = "EVA02_CLIP_L_336_psz14_s6B.pt (EVA02-CLIP-L-14-336, about 856 MB)"
+PURPOSE = "Load EVA-CLIP"
+OLDEST_TIMM = (1, 0, 22)
+HEAD_DIM = 64
+# The side, in patches, of the pictures that EVA-CLIP's rotary positions were trained on: 224 / 14.
+ROPE_SIDE = 16
+SCALES = 5
+
+# timm's names of the parts, and the original's.
+ORIGINAL_NAMES = (
+    ("attn.q_proj.bias", "attn.q_bias"),
+    ("attn.v_proj.bias", "attn.v_bias"),
+    ("attn.norm.", "attn.inner_attn_ln."),
+    ("mlp.norm.", "mlp.ffn_ln."),
+    ("mlp.fc1_g.", "mlp.w1."),
+    ("mlp.fc1_x.", "mlp.w2."),
+    ("mlp.fc2.", "mlp.w3."),
+)
+
+# EVA-CLIP towers of the same make that PuLID was not trained with: width, depth, picture side.
+OTHER_TOWERS = {
+    (768, 12, 224): "EVA02-CLIP-B-16 (EVA02_CLIP_B_psz16_s8B.pt)",
+    (1024, 24, 224): "EVA02-CLIP-L-14 at 224 pixels (EVA02_CLIP_L_psz14_s4B.pt)",
+}
+
+
+@dataclass(frozen=True)
+class EvaClip:
+    """A loaded picture tower: ``image_size`` in pixels, ``name`` of the file it came from."""
+
+    patcher: ModelPatcher
+    image_size: int
+    name: str
+
+
+@dataclass(frozen=True)
+class TowerSizes:
+    """The sizes of a picture tower, all read from its weights."""
+
+    width: int
+    depth: int
+    patch: int
+    side: int
+    hidden: int
+    output: int
+
+
+def load_eva_clip(path: Path) -> EvaClip:
+    """Load EVA-CLIP's picture tower from the original file, open_clip's, or timm's.
+
+    Raises FileNotFoundError, ValueError for another model or a damaged file (naming the key), and
+    RuntimeError where timm is missing.
+    """
+    check_timm()
+    path = Path(path)
+    tensors, name_in_file = picture_tower(read_state_dict(path, EXPECTED), path)
+    sizes = read_sizes(tensors, path)
+    model = build_tower(sizes)
+    half = comfy.model_management.should_use_fp16(comfy.model_management.text_encoder_device())
+    # bfloat16 would cost about 1 % on the hidden states, float16 a tenth of that.
+    load_strictly(model, tensors, path, torch.float16 if half else torch.float32, name_in_file)
+    return EvaClip(patcher=hold(model), image_size=sizes.side * sizes.patch, name=path.name)
+
+
+def check_timm() -> None:
+    """Raise RuntimeError where timm is missing, or too old to build a model without weights."""
+    timm = require("timm", PURPOSE)
+    if tuple(int(n) for n in re.findall(r"\d+", timm.__version__)[:3]) < OLDEST_TIMM:
+        wanted = ".".join(map(str, OLDEST_TIMM))
+        raise RuntimeError(
+            f"{PURPOSE} needs timm {wanted} or later, found {timm.__version__}. Update it with the "
+            f'Python that runs ComfyUI:\n    python -m pip install -U "timm>={wanted}"'
+        )
+
+
+def picture_tower(
+    tensors: dict[str, torch.Tensor], path: Path
+) -> tuple[dict[str, torch.Tensor], Callable[[str], str]]:
+    """Return the tower's tensors under timm's names, and the way back to the names in the file."""
+    prefixes = ("visual.trunk.", "visual.", "")
+    prefix = next((p for p in prefixes if f"{p}patch_embed.proj.weight" in tensors), None)
+    if prefix is None or f"{prefix}blocks.0.attn.q_proj.weight" not in tensors:
+        some = ", ".join(sorted(tensors)[:3])
+        raise ValueError(
+            f"{path} is not EVA02-CLIP's picture tower. Expected {EXPECTED}; found {len(tensors)} "
+            f"tensors such as {some}."
+        )
+    original = any(".w1." in key or "inner_attn_ln" in key for key in tensors)
+    renames = ORIGINAL_NAMES if original else ()
+
+    def name_in_file(key: str) -> str:
+        for ours, theirs in renames:
+            key = key.replace(ours, theirs)
+        return prefix + key
+
+    tower = {}
+    for key, value in tensors.items():
+        # Rotary tables are computed, not read.
+        if key.startswith(prefix) and ".rope." not in f".{key}":
+            key = key[len(prefix) :]
+            for ours, theirs in renames:
+                key = key.replace(theirs, ours)
+            tower[key] = value
+    return tower, name_in_file
+
+
+def read_sizes(tensors: dict[str, torch.Tensor], path: Path) -> TowerSizes:
+    """Read every size from the shapes; ValueError if they are not those of EVA02-CLIP for PuLID."""
+    wanted = (
+        "pos_embed",
+        "head.weight",
+        "blocks.0.attn.norm.weight",
+        "blocks.0.mlp.fc1_g.weight",
+    )
+    for key in wanted:
+        if key not in tensors:
+            raise ValueError(
+                f"{path} is not the EVA-CLIP that PuLID uses: it has no {key} (timm's name). "
+                f"Expected {EXPECTED}."
+            )
+    width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
+    blocks = {int(m[1]) for key in tensors if (m := re.match(r"blocks\.(\d+)\.", key))}
+    side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
+    sizes = TowerSizes(
+        width=width,
+        depth=max(blocks) + 1,
+        patch=patch,
+        side=side,
+        hidden=tensors["blocks.0.mlp.fc1_g.weight"].shape[0],
+        output=tensors["head.weight"].shape[0],
+    )
+    found = f"width {width}, {sizes.depth} blocks, {side * patch} pixels"
+    other = OTHER_TOWERS.get((width, sizes.depth, side * patch))
+    if other:
+        raise ValueError(f"{path} is {other}: {found}. PuLID needs {EXPECTED}.")
+    positions = tensors["pos_embed"].shape[1]
+    if width % HEAD_DIM or sizes.depth <= SCALES or side * side + 1 != positions:
+        raise ValueError(
+            f"{path} has sizes that no EVA02-CLIP tower has ({found}, {positions} positions). "
+            f"Expected {EXPECTED}."
+        )
+    return sizes
+
+
+def build_tower(sizes: TowerSizes) -> torch.nn.Module:
+    """Build timm's Eva without weights (on the meta device), its rotary tables computed."""
+    eva = require("timm.models.eva", PURPOSE)
+    layers = require("timm.layers", PURPOSE)
+    heads = sizes.width // HEAD_DIM
+    with torch.device("meta"):
+        model = eva.Eva(
+            img_size=sizes.side * sizes.patch,
+            patch_size=sizes.patch,
+            num_classes=sizes.output,
+            global_pool="token",
+            embed_dim=sizes.width,
+            depth=sizes.depth,
+            num_heads=heads,
+            qkv_fused=False,
+            # timm multiplies and cuts; the half keeps the product above the whole number.
+            mlp_ratio=(sizes.hidden + 0.5) / sizes.width,
+            swiglu_mlp=True,
+            scale_mlp=True,
+            scale_attn_inner=True,
+            use_rot_pos_emb=True,
+            ref_feat_shape=(ROPE_SIDE, ROPE_SIDE),
+        )
+    model.rope = layers.RotaryEmbeddingCat(
+        sizes.width // heads,
+        in_pixels=False,
+        feat_shape=[sizes.side, sizes.side],
+        ref_feat_shape=[ROPE_SIDE, ROPE_SIDE],
+    )
+    return model
+
+
+def hidden_blocks(depth: int) -> list[int]:
+    """Return the blocks whose outputs PuLID reads: 3, 7, 11, 15, 19 of 24."""
+    return [depth * k // (SCALES + 1) - 1 for k in range(1, SCALES + 1)]
+
+
+def encode_pixels(
+    eva: EvaClip, pixels: torch.Tensor
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Run the tower on normalised pixels, all pictures as one batch.
+
+    pixels [B, 3, S, S] float32 -> pooled [B, E] of unit length and five hidden states
+    [B, 1+P, W] with the class token first, before the last norm; all float32 on the CPU.
+    """
+    pooled, hidden = run_tower(eva, pixels)
+    return F.normalize(pooled, dim=-1), hidden
+
+
+def run_tower(eva: EvaClip, pixels: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Do the work of ``encode_pixels``; the pooled output keeps its length."""
+    size = eva.image_size
+    if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
+        raise ValueError(
+            f"EVA-CLIP {eva.name} takes pixels [B, 3, {size}, {size}], not {list(pixels.shape)}."
+        )
+    # Attention and the MLP hold about ten times the tokens of a block.
+    tokens = eva.patcher.model.pos_embed.numel()
+    model = on_device(eva.patcher, memory=pixels.shape[0] * tokens * 4 * 10)
+    last, states = model.forward_intermediates(
+        pixels.to(device_of(model), model.head.weight.dtype),
+        indices=hidden_blocks(len(model.blocks)),
+        return_prefix_tokens=True,
+        norm=False,
+        output_fmt="NLC",
+    )
+    hidden = tuple(torch.cat((prefix, patches), dim=1).float().cpu() for patches, prefix in states)
+    return model.head(last[:, 0]).float().cpu(), hidden

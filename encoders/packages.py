@@ -1,0 +1,42 @@
+"""Third-party packages, imported where they are used so that a missing one stops only its node."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+PIP_NAMES = {
+    "cv2": "opencv-python",
+    "facexlib": "facexlib",
+    "insightface": "insightface",
+    "onnxruntime": "onnxruntime",
+    "timm": "timm",
+}
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Import ``module`` (dots allowed) for ``purpose``, such as "Load EVA-CLIP".
+
+    Raises RuntimeError with the install line when the package, or one that it imports, is absent.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        names = sorted({PIP_NAMES.get(name, name) for name in (package, *absent(error))})
+        raise RuntimeError(
+            f"{purpose} needs the Python package {package}, which cannot be imported here: "
+            f"{error}\nInstall it with the Python that runs ComfyUI, then restart ComfyUI:\n"
+            f"    python -m pip install {' '.join(names)}\n"
+            f"(in the portable build for Windows: python_embeded\\python.exe instead of python)"
+        ) from error
+
+
+def absent(error: BaseException | None) -> list[str]:
+    """Return the top-level names of the modules that ``error`` and its causes did not find."""
+    names = []
+    while error:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            names.append(error.name.split(".")[0])
+        error = error.__cause__
+    return names

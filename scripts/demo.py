@@ -1,0 +1,259 @@
+"""Make a picture of a person with a real ComfyUI, from nothing, in one command.
+
+    python scripts/demo.py                          stand-in models: shows that everything works
+    python scripts/demo.py --models /path/to/models  real models: shows what it is good for
+
+Sets ComfyUI up if needed, starts it on a free port, runs ``workflows/api/flux_pulid_basic.json``
+with and without the identity and puts photo, face and both pictures side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import json
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import hosting
+from client import PromptRefused
+from hosting import ROOT
+
+WORKFLOW = ROOT / "workflows" / "api" / "flux_pulid_basic.json"
+TEXT_ENCODER_PACK = ROOT / "tests" / "standins" / "text_encoder_pack"
+STAND_IN_STEPS, STAND_IN_SIZE = 8, (320, 416)
+
+Prompt = dict[str, dict]
+
+
+def main() -> int:
+    """Run the demo; return the exit code."""
+    options = parse_arguments()
+    host = hosting.prepare()
+    hosting.run_inside(host, Path(__file__).resolve(), sys.argv[1:])
+    from serving import Server  # inside the host's interpreter from here on
+
+    started = time.monotonic()
+    stand_ins = options.models is None
+    models = stand_in_models() if stand_ins else options.models
+    packs = [TEXT_ENCODER_PACK] if stand_ins else []
+    try:
+        say("starting ComfyUI")
+        with tempfile.TemporaryDirectory() as scratch, Server(host, models, packs) as server:
+            say(f"ComfyUI answers at {server.url}")
+            photo = server.upload(options.photo or astronaut(Path(scratch)))
+            info = server.object_info()
+            prompt = extended(json.loads(WORKFLOW.read_text(encoding="utf-8")), info)
+            adjust(prompt, options, photo, info)
+            result = server.queue(prompt, Progress(prompt), limit=options.limit)
+            if result.error is not None:
+                return fail(f"{result.error.get('node_type')}: {result.error['exception_message']}")
+            pictures = [server.image(result.images(node)[0]) for node in PANELS]
+    except (PromptRefused, RuntimeError, FileNotFoundError) as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        return fail("stopped")
+    write_sheet(options.output, pictures, prompt, stand_ins)
+    if stand_ins:
+        say("stand-in weights were used: this shows that identity acts, not what FLUX paints")
+    say(f"{options.output} written after {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--models", type=Path, help="a real ComfyUI models folder (default: small stand-in models)"
+    )
+    parser.add_argument(
+        "--photo", type=Path, help="photo of a person (default: a NASA portrait from scikit-image)"
+    )
+    parser.add_argument("--prompt", help="what to paint (default: the workflow's)")
+    parser.add_argument("--steps", type=int, help="sampling steps")
+    parser.add_argument("--size", type=size, metavar="WIDTHxHEIGHT", help="of the picture")
+    parser.add_argument("--seed", type=int, help="of the noise")
+    parser.add_argument("--weight", type=float, help="strength of the identity")
+    parser.add_argument("--limit", type=float, default=3600.0, help="seconds for the whole run")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo.png")
+    options = parser.parse_args()
+    for path in (options.photo, options.models):
+        if path is not None and not path.exists():
+            parser.error(f"there is no {path}")
+    if options.models is None:
+        options.steps = options.steps or STAND_IN_STEPS
+        options.size = options.size or STAND_IN_SIZE
+    return options
+
+
+def size(text: str) -> tuple[int, int]:
+    """Return (width, height) from text like 896x1152."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 896x1152")
+    return int(match[1]), int(match[2])
+
+
+def stand_in_models() -> Path:
+    """Return the folder of stand-in models, written at the first run."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from standins.models import prepare_models
+
+    say("preparing stand-in models (random weights, real file layouts)")
+    return prepare_models()
+
+
+def astronaut(folder: Path) -> Path:
+    """Write NASA's portrait of Eileen Collins into ``folder`` and return the file."""
+    import skimage.data
+    from PIL import Image
+
+    path = folder / "astronaut.png"
+    Image.fromarray(skimage.data.astronaut()).save(path)
+    return path
+
+
+# The nodes added to the workflow, by the panel their picture goes to.
+PANELS = ("demo photos", "demo faces", "demo plain image", "demo image")
+CAPTIONS = (
+    "the photo and the face chosen",
+    "what EVA-CLIP saw",
+    "without identity",
+    "with identity",
+)
+
+
+def extended(prompt: Prompt, info: dict[str, dict]) -> Prompt:
+    """Return the workflow with the face shown and a second branch without identity."""
+    prompt = copy.deepcopy(prompt)
+    apply = the(prompt, "PuLIDFluxApply")
+    sampler, decode, save = (the(prompt, k) for k in ("KSampler", "VAEDecode", "SaveImage"))
+    known = info["PuLIDFluxEncodeIdentity"]["input"]
+    known = {**known["required"], **known.get("optional", {})}
+    inputs = {k: v for k, v in prompt[apply]["inputs"].items() if k in known}
+    add(prompt, "demo encode", "PuLIDFluxEncodeIdentity", inputs, "Encode PuLID Identity")
+    add(prompt, "demo faces", "PreviewImage", {"images": ["demo encode", 1]})
+    add(prompt, "demo photos", "PreviewImage", {"images": ["demo encode", 2]})
+    model = prompt[apply]["inputs"]["model"]
+    inputs = prompt[sampler]["inputs"] | {"model": model}
+    add(prompt, "demo plain", "KSampler", inputs, "KSampler without identity")
+    inputs = prompt[decode]["inputs"] | {"samples": ["demo plain", 0]}
+    add(prompt, "demo plain decode", "VAEDecode", inputs, "VAE Decode without identity")
+    add(prompt, "demo plain image", "PreviewImage", {"images": ["demo plain decode", 0]})
+    add(prompt, "demo image", "PreviewImage", {"images": prompt.pop(save)["inputs"]["images"]})
+    return prompt
+
+
+def the(prompt: Prompt, kind: str) -> str:
+    """Return the id of the only node of class ``kind``."""
+    (found,) = (node for node, entry in prompt.items() if entry["class_type"] == kind)
+    return found
+
+
+def add(prompt: Prompt, node: str, kind: str, inputs: dict, title: str | None = None) -> None:
+    """Add a node."""
+    entry = {"class_type": kind, "inputs": inputs, "_meta": {"title": title or kind}}
+    prompt[node] = entry
+
+
+def adjust(prompt: Prompt, options: argparse.Namespace, photo: str, info: dict[str, dict]) -> None:
+    """Put the command line's wishes into ``prompt``."""
+    set_inputs(prompt, "LoadImage", image=photo)
+    set_inputs(prompt, "KSampler", steps=options.steps, seed=options.seed)
+    set_inputs(prompt, "PuLIDFluxApply", weight=options.weight)
+    if options.size:
+        width, height = options.size
+        set_inputs(prompt, "EmptySD3LatentImage", width=width, height=height)
+    if options.prompt:
+        guidance = prompt[the(prompt, "FluxGuidance")]
+        prompt[guidance["inputs"]["conditioning"][0]]["inputs"]["text"] = options.prompt
+    for entry in prompt.values():
+        take_similar_files(entry, info[entry["class_type"]]["input"].get("required", {}))
+
+
+def set_inputs(prompt: Prompt, kind: str, **values: object) -> None:
+    """Set inputs on every node of class ``kind``; None leaves one as it is."""
+    for entry in prompt.values():
+        if entry["class_type"] == kind:
+            entry["inputs"] |= {k: v for k, v in values.items() if v is not None}
+
+
+def take_similar_files(entry: dict, known: dict[str, list]) -> None:
+    """Where a loader's file is not there but another build of it is (fp8, fp16), take that."""
+    for name, spec in known.items():
+        wanted = entry["inputs"].get(name)
+        files = spec[0] if isinstance(spec[0], list) else spec[1:] and spec[1].get("options")
+        if not isinstance(wanted, str) or not files or wanted in files:
+            continue
+        stem = re.split(r"[_.-](fp|bf|v\d|psz|scaled|safetensors)", wanted)[0].lower()
+        similar = [file for file in files if stem in str(file).lower()]
+        if similar:
+            say(f"{wanted} is not there, taking {similar[0]}")
+            entry["inputs"][name] = similar[0]
+
+
+class Progress:
+    """Shows on the terminal which node runs, and the sampler's steps."""
+
+    def __init__(self, prompt: Prompt):
+        self.prompt = prompt
+        self.live = sys.stdout.isatty()
+        self.shown = ""
+
+    def __call__(self, kind: str, data: dict) -> None:
+        if kind == "executing" and data["node"] is not None:
+            entry = self.prompt[data["display_node"]]
+            if entry["_meta"]["title"] != self.shown and entry["class_type"] != "PreviewImage":
+                self.shown = entry["_meta"]["title"]
+                say(self.shown)
+        elif kind == "progress" and data["max"] > 1:
+            done, total = data["value"], data["max"]
+            if self.live:
+                bar = "#" * (30 * done // total)
+                print(f"\r       [{bar:<30}] {done}/{total}", end="" if done < total else "\n")
+            elif done == total:
+                say(f"{total} of {total} steps")
+
+
+def write_sheet(output: Path, pictures: list[bytes], prompt: Prompt, stand_ins: bool) -> None:
+    """Write the pictures side by side with captions and the settings."""
+    from PIL import Image
+    from sheet import compose
+
+    apply = prompt[the(prompt, "PuLIDFluxApply")]["inputs"]
+    sampler = prompt["demo plain"]["inputs"]
+    settings = (
+        f"weight {apply['weight']:g}, identity from {apply['start_at']:.0%} to "
+        f"{apply['end_at']:.0%} of {sampler['steps']} steps, seed {sampler['seed']}"
+    )
+    warning = (
+        "Stand-in models with random weights: this shows that the identity acts, "
+        "not what FLUX paints."
+    )
+    sheet = compose(
+        [Image.open(io.BytesIO(p)).convert("RGB") for p in pictures],
+        CAPTIONS,
+        settings,
+        warning if stand_ins else "",
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(output)
+
+
+def fail(message: str) -> int:
+    """Say what went wrong; return the exit code."""
+    print(f"[demo] {message}", file=sys.stderr, flush=True)
+    return 1
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal what is going on."""
+    print(f"[demo] {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

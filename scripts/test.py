@@ -1,0 +1,37 @@
+"""Set up what is missing and run every check: style, then the tests on a real ComfyUI.
+
+    python scripts/test.py                 all
+    python scripts/test.py -k mask -x      what is given goes to pytest
+
+Exits with pytest's code; a check that cannot run here fails, except the GPU's.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import hosting
+
+
+def main(arguments: list[str]) -> int:
+    """Run the checks and return the first exit code that is not 0."""
+    host = hosting.prepare()
+    python = str(host.python)
+    checks = [
+        [python, "-m", "ruff", "check", "."],
+        [python, "-m", "ruff", "format", "--check", "."],
+        [python, "-m", "pytest", "tests", "-q", *arguments],
+    ]
+    # idle torch threads give way: several processes share the cores during the server tests
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    for command in checks:
+        code = subprocess.call(command, cwd=hosting.ROOT, env=environment)
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

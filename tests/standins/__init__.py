@@ -1,0 +1,1 @@
+"""Small stand-in models, written as files that the real loaders accept."""

@@ -1,0 +1,119 @@
+"""Stand-ins for the models that the further workflows name: other FLUX models, LoRA, ControlNet."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from standins import eva
+from standins.flux import (
+    LATENT_CHANNELS,
+    Shapes,
+    flux_shapes,
+    random_weights,
+    save,
+    write_chroma,
+    write_flux,
+)
+from standins.models import prepare_models
+from standins.pulid import write_pulid
+
+FILL = "diffusion_models/flux1-fill-dev.safetensors"
+KONTEXT = "diffusion_models/flux1-dev-kontext_fp8_scaled.safetensors"
+CHROMA = "diffusion_models/Chroma1-HD-fp8mixed.safetensors"
+# Chroma has one width only; a PuLID file as wide as that stands beside the small one.
+CHROMA_PULID = "pulid/pulid_flux_for_chroma.safetensors"
+LORA = "loras/anime_lora_comfy_converted.safetensors"
+CONTROLNET = "controlnet/flux-canny-controlnet-v3.safetensors"
+IDENTITY = "pulid_identities/person.safetensors"
+HIDDEN, TOKENS, TOKEN_WIDTH = 128, 32, 96
+
+
+def prepare_more_models(parent: Path | None = None) -> Path:
+    """Return a models folder with the usual stand-ins and these, written once for a version."""
+    usual = prepare_models() if parent is None else prepare_models(parent)
+    version = hashlib.sha256(usual.name.encode() + Path(__file__).read_bytes()).hexdigest()[:12]
+    folder = usual.parent / f"workflow-models-{version}"
+    if not folder.is_dir():
+        scratch = Path(tempfile.mkdtemp(dir=usual.parent, prefix=f"{folder.name}-"))
+        try:
+            shutil.copytree(usual, scratch, copy_function=link_or_copy, dirs_exist_ok=True)
+            write_more_models(scratch)
+            os.replace(scratch, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, with the same files
+                raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Give a file a second name where the file system can do that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def write_more_models(folder: Path) -> None:
+    """Write these stand-ins below ``folder``."""
+    for file in (FILL, CHROMA, CHROMA_PULID, LORA, CONTROLNET, IDENTITY):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    write_flux(folder / FILL, in_channels=384, seed=5)
+    write_flux(folder / KONTEXT, seed=6)
+    write_chroma(folder / CHROMA)
+    widths = {"vit_width": eva.EVA_WIDTH, "id_cond_width": 512 + eva.EVA_POOLED}
+    write_pulid(folder / CHROMA_PULID, 3072, **widths)
+    write_lora(folder / LORA)
+    write_controlnet(folder / CONTROLNET)
+    write_identity(folder / IDENTITY)
+
+
+def write_lora(path: Path, rank: int = 4) -> None:
+    """Write a LoRA for the attention of the first double blocks."""
+    generator = torch.Generator().manual_seed(8)
+    weights = {}
+    for i in range(4):
+        key = f"lora_unet_double_blocks_{i}_img_attn_proj"
+        weights[f"{key}.lora_down.weight"] = 0.3 * torch.randn(rank, HIDDEN, generator=generator)
+        weights[f"{key}.lora_up.weight"] = 0.3 * torch.randn(HIDDEN, rank, generator=generator)
+        weights[f"{key}.alpha"] = torch.tensor(float(rank))
+    save_file(weights, path)
+
+
+def write_controlnet(path: Path, depth: int = 2) -> None:
+    """Write a ControlNet in the layout of XLabs's: ``depth`` double blocks, and a hint encoder."""
+    shapes: Shapes = {
+        key: shape
+        for key, shape in flux_shapes(HIDDEN, True, 4 * LATENT_CHANNELS, depth, 0).items()
+        if not key.startswith("final_layer")
+    }
+    for i in range(depth):
+        shapes[f"controlnet_blocks.{i}.weight"] = (HIDDEN, HIDDEN)
+        shapes[f"controlnet_blocks.{i}.bias"] = (HIDDEN,)
+    shapes["pos_embed_input.weight"] = (HIDDEN, 4 * LATENT_CHANNELS)
+    shapes["pos_embed_input.bias"] = (HIDDEN,)
+    for i in range(0, 16, 2):
+        shapes[f"input_hint_block.{i}.weight"] = (16, 16 if i else 3, 3, 3)
+        shapes[f"input_hint_block.{i}.bias"] = (16,)
+    weights = random_weights(shapes, torch.Generator().manual_seed(9))
+    for i in range(depth):
+        weights[f"controlnet_blocks.{i}.weight"] *= 0.05  # a hint, not all there is to see
+    save(weights, path, torch.bfloat16)
+
+
+def write_identity(path: Path) -> None:
+    """Write an identity as Save PuLID Identity does."""
+    from pulid_pack.pulid_flux.identity import Identity
+    from pulid_pack.pulid_flux.identity_files import save_identity
+
+    generator = torch.Generator().manual_seed(10)
+    tokens = torch.randn(2, 1, TOKENS, TOKEN_WIDTH, generator=generator)
+    save_identity(Identity(tokens[0], 0.1 * tokens[1]), path)

@@ -1,0 +1,206 @@
+"""Every shipped workflow, as it is but smaller, runs on the real server; its layout is tidy."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from standins import more
+from standins.server import ROOT, TEXT_ENCODER_PACK, WORKFLOWS, node_of, set_inputs
+
+FILES = sorted((WORKFLOWS / "api").glob("*.json"))
+TITLE_BAR = 30
+SIZE = (192, 128)
+CLIP_LOADERS = {"clip_name1": "t5xxl_fp8_e4m3fn.safetensors", "clip_name2": "clip_l.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def workshop(host, tmp_path_factory):
+    """Return a server that has every model and photo which the workflows name."""
+    from serving import Server
+
+    folder = tmp_path_factory.mktemp("photos")
+    with Server(host, more.prepare_more_models(), [TEXT_ENCODER_PACK]) as running:
+        for name, picture in pictures().items():
+            picture.save(folder / name)
+            running.upload(folder / name)
+        yield running
+
+
+def pictures() -> dict[str, Image.Image]:
+    """Return a photo under each name that a workflow asks for."""
+    import skimage.data
+
+    photo = Image.fromarray(skimage.data.astronaut())
+    scene = photo.resize(SIZE).convert("RGBA")
+    hole = Image.new("L", SIZE, 255)
+    hole.paste(0, (60, 10, 130, 80))  # what the mask editor cuts out
+    scene.putalpha(hole)
+    portraits = [
+        photo,
+        photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        photo.crop((40, 0, 460, 420)),
+    ]
+    named = zip(("portrait.png", "portrait2.png", "portrait3.png"), portraits, strict=True)
+    return dict(named) | {"scene.png": scene, "pose.png": photo.resize(SIZE)}
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return a workflow's API form."""
+    return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text("utf-8"))
+
+
+def smaller(prompt: dict[str, Any]) -> dict[str, Any]:
+    """Return the prompt with few steps and a small picture; Chroma with what fits its width."""
+    kinds = {node["class_type"] for node in prompt.values()}
+    if "EmptySD3LatentImage" in kinds:
+        set_inputs(prompt, "EmptySD3LatentImage", width=SIZE[0], height=SIZE[1])
+    if "KSampler" in kinds:
+        set_inputs(prompt, "KSampler", steps=3)
+    if "FluxKontextImageScale" in kinds:  # it would make it a megapixel
+        picture = prompt[node_of(prompt, "FluxKontextImageScale")]["inputs"]["image"]
+        set_inputs(prompt, "VAEEncode", pixels=picture)
+    if "CLIPLoader" in kinds:
+        set_inputs(prompt, "PuLIDFluxLoadModel", model_name=Path(more.CHROMA_PULID).name)
+        loader = prompt[node_of(prompt, "CLIPLoader")]  # T5-XXL cannot be made small
+        loader["class_type"] = "DualCLIPLoader"
+        loader["inputs"] = {**CLIP_LOADERS, "type": "flux"}
+    return prompt
+
+
+def shown(server, result, prompt: dict[str, Any]) -> list[np.ndarray]:
+    """Return every picture that a run saved or previewed."""
+    assert result.error is None, result.error["exception_message"]
+    nodes = [k for k, n in prompt.items() if n["class_type"] in ("SaveImage", "PreviewImage")]
+    files = [file for node in nodes for file in result.images(node)]
+    return [np.asarray(Image.open(io.BytesIO(server.image(file)))) for file in files]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_it_runs_to_a_picture(workshop, file):
+    prompt = smaller(read(file.stem))
+    made = shown(workshop, workshop.queue(prompt), prompt)
+    assert made
+    for picture in made:
+        assert picture.std(axis=(0, 1)).max() > 5, "one flat colour"
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_identity_changes_its_picture(workshop, file):
+    prompt = smaller(read(file.stem))
+    applies = [n for n in prompt.values() if n["class_type"].startswith("PuLIDFluxApply")]
+    if not applies:
+        assert node_of(prompt, "PuLIDFluxSaveIdentity")
+        return
+    (with_it,) = shown(workshop, workshop.queue(prompt), prompt)
+    for apply in applies:
+        before = apply["inputs"]["weight"]
+        apply["inputs"]["weight"] = 0.0
+        (without,) = shown(workshop, workshop.queue(prompt), prompt)
+        assert np.abs(with_it.astype(int) - without).mean() > 0.05
+        apply["inputs"]["weight"] = before
+
+
+@pytest.mark.server
+def test_what_one_workflow_saves_another_loads(workshop):
+    save = smaller(read("flux_pulid_save_identity"))
+    load = smaller(read("flux_pulid_from_identity"))
+    set_inputs(save, "PuLIDFluxEncodeIdentity", fusion="max")
+    set_inputs(save, "PuLIDFluxSaveIdentity", name="somebody new")
+    (before,) = shown(workshop, workshop.queue(load), load)
+    assert workshop.queue(save).error is None
+    set_inputs(load, "PuLIDFluxLoadIdentity", name="somebody new.safetensors")
+    (after,) = shown(workshop, workshop.queue(load), load)
+    assert (before != after).any()
+    assert not {"PuLIDFluxLoadEVACLIP", "PuLIDFluxLoadInsightFace"} & {
+        node["class_type"] for node in load.values()
+    }
+
+
+def test_settings_are_what_the_notes_say():
+    stylised = read("flux_pulid_stylised_true_cfg")
+    apply = stylised[node_of(stylised, "PuLIDFluxApply")]["inputs"]
+    assert (apply["start_at"], apply["unconditional"]) == (0.0, "zero identity")
+    assert stylised[node_of(stylised, "KSampler")]["inputs"]["cfg"] > 1
+    assert stylised[node_of(stylised, "FluxGuidance")]["inputs"]["guidance"] == 1.0
+    low = read("flux_pulid_low_memory")
+    assert low[node_of(low, "UNETLoader")]["inputs"]["weight_dtype"] == "fp8_e4m3fn"
+    assert low[node_of(low, "PuLIDFluxLoadInsightFace")]["inputs"]["provider"] == "CPU"
+    two = read("flux_pulid_two_people")
+    masks = [n["inputs"]["attn_mask"] for n in two.values() if n["class_type"] == "PuLIDFluxApply"]
+    assert len({tuple(mask) for mask in masks}) == 2
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_layout_is_tidy(file):
+    workflow = json.loads((WORKFLOWS / file.name).read_text("utf-8"))
+    boxes = {node["id"]: box(node) for node in workflow["nodes"]}
+    for a in boxes:
+        assert not [b for b in boxes if a < b and meet(boxes[a], boxes[b])], "overlapping nodes"
+    groups = [tuple(group["bounding"]) for group in workflow["groups"]]
+    for i, a in enumerate(groups):
+        assert not any(meet(a, b) for b in groups[:i]), "overlapping groups"
+    notes = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+    assert notes
+    for node in workflow["nodes"]:
+        if node not in notes:
+            assert any(within(boxes[node["id"]], group) for group in groups), node["type"]
+    column = {node["id"]: node["pos"][0] for node in workflow["nodes"]}
+    backward = [link for link in workflow["links"] if column[link[1]] > column[link[3]] + 850]
+    assert not backward, "links from right to left"
+
+
+def box(node: dict[str, Any]) -> tuple[float, ...]:
+    """Return left, top, width, height of a node with its title bar."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE_BAR, width, height + TITLE_BAR
+
+
+def meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Return whether two boxes overlap."""
+    return all(a[i] < b[i] + b[i + 2] and b[i] < a[i] + a[i + 2] for i in (0, 1))
+
+
+def within(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Return whether box ``a`` lies in box ``b``."""
+    return all(b[i] <= a[i] and a[i] + a[i + 2] <= b[i] + b[i + 2] for i in (0, 1))
+
+
+def test_picture_carries_its_workflow():
+    path = WORKFLOWS / "flux_pulid_basic.png"
+    assert path.stat().st_size < 300_000
+    info = Image.open(path).info
+    stored = json.loads((WORKFLOWS / "flux_pulid_basic.json").read_text("utf-8"))
+    assert json.loads(info["workflow"]) == stored
+    assert json.loads(info["prompt"]) == read("flux_pulid_basic")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "subgraphs").glob("*.json")), ids=lambda f: f.stem)
+def test_blueprint_holds_together(file):
+    blueprint = json.loads(file.read_text("utf-8"))
+    (instance,) = blueprint["nodes"]
+    (graph,) = blueprint["definitions"]["subgraphs"]
+    assert instance["type"] == graph["id"]
+    assert graph["name"] == file.stem
+    assert [s["name"] for s in instance["inputs"]] == [s["name"] for s in graph["inputs"]]
+    assert [s["name"] for s in instance["outputs"]] == [s["name"] for s in graph["outputs"]]
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    for link in graph["links"]:
+        if link["origin_id"] == -10:
+            assert link["id"] in graph["inputs"][link["origin_slot"]]["linkIds"]
+        else:
+            assert link["id"] in nodes[link["origin_id"]]["outputs"][link["origin_slot"]]["links"]
+        if link["target_id"] == -20:
+            assert link["id"] in graph["outputs"][link["target_slot"]]["linkIds"]
+        else:
+            assert nodes[link["target_id"]]["inputs"][link["target_slot"]]["link"] == link["id"]
+    for node, widget in instance["properties"]["proxyWidgets"]:
+        names = [s["widget"]["name"] for s in nodes[int(node)]["inputs"] if "widget" in s]
+        assert widget in names
