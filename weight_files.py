@@ -1,61 +1,107 @@
-"""Read model files so that a bad one says what is wrong with it."""
+"""Weight files: read without running code in them, and compared with what a model needs.
+
+Both cores read files; this is the one thing they share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import comfy.utils
 import torch
+from safetensors import SafetensorError
 
-Shapes = Mapping[str, torch.Size]
+UNREADABLE = (
+    RuntimeError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    OSError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 
 
-def read_state_dict(path: Path, what: str, advice: str) -> dict[str, torch.Tensor]:
-    """Return the tensors of the ``.safetensors``, ``.pt`` or ``.pth`` file ``path`` by key.
+def megabytes(path: Path) -> str:
+    """Return the size of ``path`` for a message, such as "12.3 MB (12345678 bytes)"."""
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB ({size} bytes)"
 
-    Pickled files are read through torch's weights-only loader, so code in them cannot run.
-    ``what`` names the wanted file and ``advice`` says where it comes from, both for messages.
 
-    Raises FileNotFoundError if there is no such file and ValueError if it cannot be read.
+def check_download(path: Path, expected: str) -> None:
+    """Raise FileNotFoundError or ValueError if ``path`` is absent, empty, a web page or a pointer.
+
+    ``expected`` names the right file and its size, for the message.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{what}: there is no file {path}. {advice}")
-    size = path.stat().st_size
+        raise FileNotFoundError(f"{path} does not exist. Expected {expected}.")
     with path.open("rb") as file:
-        start = file.read(256).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"version https://git-lfs")):
+        start = file.read(64).lstrip()
+    found = ""
+    if not start:
+        found = "it is empty"
+    elif start[:1] == b"<":
+        found = "it is a web page, not a model"
+    elif start.startswith(b"version https://git-lfs"):
+        found = "it is a git-lfs pointer, not the model itself"
+    if found:
         raise ValueError(
-            f"{what}: {path} ({size:,} bytes) is a web page or a pointer saved under a model's "
-            f"name, not a model file. {advice}"
+            f"{path} is not usable: {found}. Found {megabytes(path)}, expected {expected}. "
+            f"Download it again."
         )
+
+
+def read_state_dict(path: Path, expected: str) -> dict[str, torch.Tensor]:
+    """Read the tensors of ``path`` (.safetensors, .pt or .pth) through a weights-only load.
+
+    ``expected`` names the right file and its size. Raises FileNotFoundError, or ValueError for a
+    truncated file, a web page, or a file that holds anything but named tensors.
+    """
+    check_download(path, expected)
     try:
-        state_dict = comfy.utils.load_torch_file(str(path), safe_load=True)
-    except Exception as error:  # every reader has its own exceptions for the same broken file
+        tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    except UNREADABLE as error:
+        reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"{what}: {path} ({size:,} bytes) cannot be read; it is damaged or not complete "
-            f"({type(error).__name__}: {first_line(error)}). {advice}"
+            f"{path} cannot be read as model weights: it is truncated, or not such a file. Found "
+            f"{megabytes(path)}, expected {expected}. Download it again. (Reader: {reason})"
         ) from error
-    if not isinstance(state_dict, dict):
-        raise ValueError(f"{what}: {path} holds no tensors by name. {advice}")
-    return {key: value for key, value in state_dict.items() if isinstance(value, torch.Tensor)}
+    if not isinstance(tensors, Mapping) or not tensors:
+        raise ValueError(f"{path} holds no named tensors. Expected {expected}.")
+    others = [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        kind = type(tensors[others[0]]).__name__
+        raise ValueError(
+            f"{path} holds more than tensors ({others[0]} is a {kind}). Expected {expected}."
+        )
+    return dict(tensors)
 
 
-def check_shapes(found: Shapes, expected: Shapes, what: str, advice: str) -> None:
-    """Raise ValueError naming the first key that is missing, unexpected or of another size."""
-    for key in sorted(expected.keys() - found.keys()):
-        raise ValueError(f"{what}: tensor '{key}' is missing. {advice}")
-    for key in sorted(found.keys() - expected.keys()):
-        raise ValueError(f"{what}: tensor '{key}' is not part of this model. {advice}")
-    for key in sorted(expected):
-        if found[key] != expected[key]:
+def check_shapes(
+    found: Mapping[str, torch.Size],
+    wanted: Mapping[str, torch.Size],
+    what: str,
+    name_in_file: Callable[[str], str] = str,
+) -> None:
+    """Raise ValueError naming the first key that is missing, unexpected or of another size.
+
+    ``what`` names the file and ``name_in_file`` turns a model's key into the file's, for messages.
+    """
+    for kind, keys in (
+        ("lacks", [key for key in wanted if key not in found]),
+        ("has the unexpected key", [key for key in found if key not in wanted]),
+    ):
+        if keys:
+            more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
             raise ValueError(
-                f"{what}: tensor '{key}' has shape {list(found[key])}, expected "
-                f"{list(expected[key])}. {advice}"
+                f"{what} {kind} {name_in_file(keys[0])}{more}. Download the file again or choose "
+                f"the right one."
             )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's text, short enough for a message."""
-    lines = str(error).splitlines() or [""]
-    return lines[0][:200]
+    for key, shape in wanted.items():
+        if found[key] != shape:
+            raise ValueError(
+                f"{what}: {name_in_file(key)} has shape {list(found[key])}, expected {list(shape)}."
+            )

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ..weight_files import read_state_dict
 from .detection import Face, overlap
 from .packages import require
-from .weights import device_of, hold, load_strictly, on_device, read_state_dict
+from .weights import device_of, hold, load_strictly, on_device
 
 log = logging.getLogger(__name__)
 

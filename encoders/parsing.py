@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ..weight_files import read_state_dict
 from .packages import require
-from .weights import device_of, hold, load_strictly, on_device, read_state_dict
+from .weights import device_of, hold, load_strictly, on_device
 
 EXPECTED = "parsing_bisenet.pth (BiSeNet with 19 classes, about 53 MB)"
 CLASSES = 19

@@ -12,8 +12,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 
+from ..weight_files import check_download, megabytes
 from .packages import require
-from .weights import check_download, megabytes
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,11 @@ from .id_encoder import HEAD_DIM as ENCODER_HEAD_DIM
 from .id_encoder import SCALES, IDEncoder, count
 
 WHAT = "PuLID-FLUX model"
-ADVICE = (
-    "Download pulid_flux_v0.9.1.safetensors (about 1.1 GB) from "
-    "https://huggingface.co/guozinan/PuLID into models/pulid."
+EXPECTED = (
+    "pulid_flux_v0.9.1.safetensors (about 1.1 GB, from https://huggingface.co/guozinan/PuLID, in "
+    "models/pulid)"
 )
+ADVICE = f"Expected {EXPECTED}."
 LAYER_KEYS = {
     "norm1.weight": "norm1_weight",
     "norm1.bias": "norm1_bias",
@@ -68,7 +69,7 @@ def load_pulid(path: Path) -> PulidModel:
 
     Raises FileNotFoundError, or ValueError naming the file and what in it is wrong.
     """
-    state_dict = read_state_dict(path, WHAT, ADVICE)
+    state_dict = read_state_dict(path, EXPECTED)
     return from_state_dict(state_dict, path.name)
 
 
@@ -109,7 +110,7 @@ def build_layers(state_dict: dict[str, Tensor], what: str) -> tuple[CrossAttenti
     total = max((int(i) for i in indices if i.isdigit()), default=-1) + 1
     first = {k: state_dict.get(f"0.{k}") for k in LAYER_KEYS}
     for key in (k for k, v in first.items() if v is None):
-        raise ValueError(f"{what}: tensor 'pulid_ca.0.{key}' is missing. {ADVICE}")
+        raise ValueError(f"{what} lacks pulid_ca.0.{key}. {ADVICE}")
     inner, dim = two_axes(first["to_q.weight"], "pulid_ca.0.to_q.weight", what)
     width = first["norm1.weight"].shape[0]
     if inner % HEAD_DIM:
@@ -128,7 +129,7 @@ def build_layers(state_dict: dict[str, Tensor], what: str) -> tuple[CrossAttenti
     expected = {
         f"pulid_ca.{i}.{key}": torch.Size(size) for i in range(total) for key, size in sizes.items()
     }
-    check_shapes({f"pulid_ca.{k}": v.shape for k, v in state_dict.items()}, expected, what, ADVICE)
+    check_shapes({f"pulid_ca.{k}": v.shape for k, v in state_dict.items()}, expected, what)
     return tuple(
         CrossAttention(**{field: state_dict[f"{i}.{key}"] for key, field in LAYER_KEYS.items()})
         for i in range(total)
@@ -147,7 +148,7 @@ def build_encoder(state_dict: dict[str, Tensor], what: str) -> comfy.model_patch
         ) from error
     expected = {f"pulid_encoder.{k}": v.shape for k, v in encoder.state_dict().items()}
     found = {f"pulid_encoder.{k}": v for k, v in sizes.items()}
-    check_shapes(found, expected, what, ADVICE)
+    check_shapes(found, expected, what)
     depth, inner = count(sizes, "layers"), sizes["layers.0.0.to_q.weight"][0]
     if depth % SCALES or inner % ENCODER_HEAD_DIM:
         raise ValueError(
