@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, encode, folders, identities, legacy, load
+from . import apply, encode, folders, identities, keeping, legacy, load
 
 NODES: list[type[io.ComfyNode]] = [
     *load.NODES,
@@ -16,6 +16,7 @@ class PuLIDFluxExtension(ComfyExtension):
     async def on_load(self) -> None:
         folders.register()
         await legacy.register()
+        await keeping.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

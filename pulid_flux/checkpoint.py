@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import comfy.model_management
@@ -52,6 +52,9 @@ class PulidModel:
     name: str
     encoder: comfy.model_patcher.ModelPatcher  # holds an IDEncoder
     layers: tuple[CrossAttention, ...]
+    # the encoder's output for zeros, by the number of vision tokens: it depends on nothing else,
+    # and costs as much as a photo
+    nobody: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def dim(self) -> int:

@@ -59,6 +59,9 @@ def encode_each(pulid: PulidModel, id_cond: Tensor, hidden: tuple[Tensor, ...]) 
 
 def encode_nothing(pulid: PulidModel, hidden: tuple[Tensor, ...]) -> Tensor:
     """Return the unconditional ID tokens [1, 32, C]: zeros of one photo's shape, encoded."""
-    encoder = pulid.encoder.model
-    id_cond = torch.zeros(1, 1, encoder.id_cond_width)
-    return encode_tokens(pulid, id_cond, tuple(torch.zeros_like(h[:1]) for h in hidden))
+    count = hidden[0].shape[-2]
+    if count not in pulid.nobody:
+        id_cond = torch.zeros(1, 1, pulid.encoder.model.id_cond_width)
+        zeros = tuple(torch.zeros_like(h[:1]) for h in hidden)
+        pulid.nobody[count] = encode_tokens(pulid, id_cond, zeros)
+    return pulid.nobody[count]

@@ -38,8 +38,20 @@ import utils.install_util  # noqa: E402, F401  before the host puts comfy/ itsel
 load_file("pulid_pack", ROOT / "__init__.py", ROOT)
 
 import pytest  # noqa: E402
-
 from standins.server import basic, models, portrait, server  # noqa: E402, F401  fixtures
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="run the long forms of tests as well")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the long forms out unless they are asked for."""
+    if config.getoption("--long"):
+        return
+    long = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(autouse=True)

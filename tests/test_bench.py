@@ -95,6 +95,18 @@ def numbers(value):
         yield value
 
 
+def test_one_row_alone(tmp_path, host):
+    file = tmp_path / "row.json"
+    command = [str(host.python), str(BENCH), "--quick", "--rows", "5", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert list(result["rows"]) == ["5"]
+    assert "| resident identity memory / the layers'" in done.stdout
+    layers = {r["what"]: r["layers_share"] for r in result["rows"]["5"]["records"]}
+    assert min(layers.values()) == pytest.approx(0.15, abs=0.005)
+
+
 @pytest.mark.parametrize("rows", ["8", "0", "x", "1,,2", ""])
 def test_unknown_rows_are_refused(rows):
     command = [sys.executable, str(BENCH), "--rows", rows]

@@ -19,8 +19,11 @@ from pulid_pack.encoders.eva_clip import (
     run_tower,
 )
 from pulid_pack.encoders.pixels import whiten
+from pulid_pack.pulid_flux.checkpoint import PulidModel
+from pulid_pack.pulid_flux.identity import encode_joint, encode_nothing
 from safetensors.torch import load_file, save_file
 from standins.eva import EVA_FILE, EVA_POOLED, EVA_SIDE, eva_shapes, write_eva_clip
+from test_golden import encoder  # noqa: F401  a fixture
 
 GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 1e-4
@@ -62,14 +65,20 @@ def test_full_size_tower_meets_the_authors(full):
         close(state[:, ::36, ::8], golden[key])
 
 
-def test_aligned_face_to_features_meets_the_authors(full):
+def test_aligned_face_to_tokens_meets_the_authors(full, encoder):  # noqa: F811
+    """The whole way from an aligned face to ID tokens, conditional and unconditional."""
     golden = load_file(GOLDEN / "face_to_tokens.safetensors")
     face = torch.from_numpy(np.array(Image.open(GOLDEN / "aligned_face.png"))).float() / 255
     labels = golden["labels"].reshape(1, 512, 512).long()
     features = preprocess(face[None], labels, full.image_size)
     close(features[:, :, ::4, ::4], golden["features_336"])
-    pooled, _ = run_tower(full, features)
-    close(pooled, golden["pooled"])
+    raw, _ = run_tower(full, features)
+    close(raw, golden["pooled"])
+    pooled, hidden = encode_pixels(full, features)
+    pulid = PulidModel("golden", encoder, ())
+    id_cond = torch.cat((golden["arcface"], pooled), dim=-1)
+    close(encode_joint(pulid, id_cond, hidden), golden["id_tokens"])
+    close(encode_nothing(pulid, hidden), golden["uncond_id_tokens"])
 
 
 def test_every_size_is_read_from_the_file(tmp_path):

@@ -49,7 +49,8 @@ def test_cross_attention_folded():
 @pytest.fixture(scope="module")
 def encoder():
     state_dict = sub_state_dict(MANIFEST["idformer"]["shapes"], "pulid_encoder.")
-    return build_encoder(state_dict, "golden").model
+    with torch.inference_mode():
+        return build_encoder(state_dict, "golden")
 
 
 def id_inputs() -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -59,18 +60,18 @@ def id_inputs() -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 def test_id_encoder(encoder):
     id_cond, hidden = id_inputs()
-    close(encoder(id_cond[:, None], hidden), golden("idformer")["out"])
+    close(encoder.model(id_cond[:, None], hidden), golden("idformer")["out"])
 
 
 def test_id_encoder_of_nothing(encoder):
     id_cond, hidden = id_inputs()
-    out = encoder(torch.zeros_like(id_cond)[:, None], [torch.zeros_like(h) for h in hidden])
+    out = encoder.model(torch.zeros_like(id_cond)[:, None], [torch.zeros_like(h) for h in hidden])
     close(out, golden("idformer")["uncond"])
 
 
 def test_id_encoder_of_two_faces(encoder):
     two = golden_input("idformer.id_cond_two", (1, 2, 1280))
-    close(encoder(two, id_inputs()[1]), golden("idformer")["two_faces"])
+    close(encoder.model(two, id_inputs()[1]), golden("idformer")["two_faces"])
 
 
 def flux_model():

@@ -72,6 +72,8 @@ from pathlib import Path
 class Without:
     def __init__(self, finder, name):
         self.finder, self.name = finder, name
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] != self.name:
             return self.finder.find_spec(name, path, target)

@@ -1,0 +1,168 @@
+/** The found faces on the node that encoded them; a click on a face sets face_index. */
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { MARGIN, addPanel, chain, fit, isLinked, make, widgetOf } from "./panel.js";
+
+const NODES = ["PuLIDFluxEncodeIdentity", "PuLIDFluxApply"];
+const PHOTO_HEIGHT = 300;
+const CAPTION_HEIGHT = 26;
+const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+
+class FacePicker {
+  constructor(node) {
+    this.node = node;
+    this.photos = [];
+    this.shown = 0;
+    this.shape = 1; // width / height
+    this.image = make("img", { draggable: "false" });
+    this.faces = make("div", { class: "pulid-faces", role: "radiogroup" });
+    this.faces.addEventListener("keydown", (event) => this.onKey(event));
+    this.stage = make("div", { class: "pulid-stage" }, this.image, this.faces);
+    this.back = this.turner("‹", "Photo before", -1);
+    this.text = make("span", { class: "pulid-text", "aria-live": "polite" });
+    this.forth = this.turner("›", "Next photo", 1);
+    this.caption = make("div", { class: "pulid-caption" }, this.back, this.text, this.forth);
+    this.image.addEventListener("load", () => this.onLoad());
+    const root = make("div", { class: "pulid-picker" }, this.stage, this.caption);
+    addPanel(node, "pulid_faces", root, () => this.photoHeight() + CAPTION_HEIGHT);
+    for (const name of ["face", "face_index"]) {
+      const widget = widgetOf(node, name);
+      if (widget) chain(widget, "callback", () => this.mark());
+    }
+    chain(node, "onConnectionsChange", () => this.mark());
+  }
+
+  turner(sign, label, by) {
+    const button = make("button", { type: "button", class: "pulid-turn", "aria-label": label }, sign);
+    button.addEventListener("click", () => this.turn(this.shown + by));
+    return button;
+  }
+
+  /** Show the photos of a run: pictures with the boxes of their faces. */
+  show(photos) {
+    this.photos = photos;
+    this.turn(0);
+  }
+
+  turn(to) {
+    this.shown = (to + this.photos.length) % this.photos.length;
+    const { picture, boxes, scores } = this.photos[this.shown];
+    this.image.src = api.apiURL(`/view?${new URLSearchParams(picture)}`);
+    this.image.alt = `Photo with ${boxes.length} face(s)`;
+    this.faces.replaceChildren(...boxes.map((box, index) => this.face(box, scores[index], index)));
+    for (const button of [this.back, this.forth]) button.hidden = this.photos.length < 2;
+    this.mark();
+  }
+
+  /** Return the button over one face; `box` is x1, y1, x2, y2 as shares of the photo. */
+  face([x1, y1, x2, y2], score, index) {
+    const label = `Face ${index}`;
+    const number = make("span", {}, String(index));
+    const button = make("button", { type: "button", role: "radio", "aria-label": label }, number);
+    button.title = `${label} (score ${score.toFixed(2)})`;
+    const place = { left: x1, top: y1, width: x2 - x1, height: y2 - y1 };
+    for (const [side, share] of Object.entries(place)) button.style[side] = `${100 * share}%`;
+    button.addEventListener("click", () => this.choose(index));
+    return button;
+  }
+
+  choose(index) {
+    const widget = widgetOf(this.node, "face_index");
+    if (!widget || this.obstacle()) return;
+    const graph = this.node.graph;
+    graph?.beforeChange?.(this.node);
+    widget.value = index;
+    widget.callback?.(index, app.canvas, this.node);
+    graph?.afterChange?.(this.node);
+    this.node.setDirtyCanvas(true, true);
+  }
+
+  /** Return why a click cannot choose a face now, or nothing. */
+  obstacle() {
+    if (isLinked(this.node, "face_index")) return "face_index comes from its input";
+    if (isLinked(this.node, "face")) return "the order of faces comes from its input";
+    const order = widgetOf(this.node, "face")?.value;
+    const { order: counted } = this.photos[this.shown];
+    if (counted && order !== counted) return `run again to count the faces: ${order} first`;
+    return "";
+  }
+
+  /** Mark the face that face_index names now. */
+  mark() {
+    if (!this.photos.length) return;
+    const obstacle = this.obstacle();
+    const { boxes, chosen } = this.photos[this.shown];
+    const index = obstacle ? chosen : widgetOf(this.node, "face_index")?.value;
+    for (const [i, button] of [...this.faces.children].entries()) {
+      button.setAttribute("aria-checked", String(i === index));
+      button.tabIndex = i === (boxes[index] ? index : 0) ? 0 : -1;
+      button.toggleAttribute("aria-disabled", Boolean(obstacle));
+    }
+    const many = this.photos.length > 1;
+    const photo = many ? `photo ${this.shown + 1} of ${this.photos.length}: ` : "";
+    const range = boxes.length > 1 ? `0 to ${boxes.length - 1}` : "only 0";
+    const face = `face_index ${index} (${boxes[index] ? range : `not here: ${range}`})`;
+    this.text.textContent = obstacle || photo + face;
+    this.text.title = many
+      ? "Click a face to choose it. face_index holds for every photo of the batch."
+      : "Click a face to choose it.";
+    this.faces.setAttribute("aria-label", `Faces, ${this.text.textContent}`);
+  }
+
+  onKey(event) {
+    const buttons = [...this.faces.children];
+    const step = STEPS[event.key];
+    if (step && buttons.length) {
+      const next = (buttons.indexOf(event.target) + step + buttons.length) % buttons.length;
+      buttons[next].focus();
+      buttons[next].click();
+    } else if (event.key !== "Enter" && event.key !== " ") {
+      return;
+    }
+    if (step) event.preventDefault();
+    event.stopPropagation(); // these keys move and run things on the canvas
+  }
+
+  onLoad() {
+    this.shape = this.image.naturalWidth / this.image.naturalHeight;
+    this.stage.style.aspectRatio = String(this.shape);
+    this.stage.style.width = `min(100%, ${PHOTO_HEIGHT * this.shape}px)`;
+    fit(this.node);
+  }
+
+  photoHeight() {
+    return Math.min(PHOTO_HEIGHT, (this.node.size[0] - 2 * MARGIN) / this.shape);
+  }
+}
+
+const pickers = new WeakMap();
+
+/** Show what a run told about `node`; the panel is only there once there is something to see. */
+function show(node, output) {
+  const photos = output?.pulid_faces;
+  if (!photos?.length) return;
+  if (!pickers.has(node)) pickers.set(node, new FacePicker(node));
+  pickers.get(node).show(photos);
+}
+
+/** Return the node that a key of the host's output list names: an id, in a subgraph `graph:id`. */
+function locate(key) {
+  const [id, subgraph] = String(key).split(":").reverse();
+  const graph = subgraph ? app.rootGraph.subgraphs?.get(subgraph) : app.rootGraph;
+  return graph?.getNodeById(id);
+}
+
+app.registerExtension({
+  name: "PuLIDFlux.FacePicker",
+  nodeCreated(node) {
+    if (NODES.includes(node.comfyClass)) chain(node, "onExecuted", (output) => show(node, output));
+  },
+  // The host hands old results back when a workflow is opened again.
+  onNodeOutputsUpdated(outputs) {
+    for (const [key, output] of Object.entries(outputs)) {
+      if (!output?.pulid_faces) continue;
+      const node = locate(key);
+      if (NODES.includes(node?.comfyClass)) show(node, output);
+    }
+  },
+});

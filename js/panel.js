@@ -1,0 +1,77 @@
+import { app } from "../../scripts/app.js";
+
+const sheet = document.createElement("link");
+sheet.rel = "stylesheet";
+sheet.href = new URL("./panel.css", import.meta.url).href;
+document.head.append(sheet);
+
+/** Pixels between a panel and the border of its node. */
+export const MARGIN = 6;
+
+/** Make an element with attributes, and children or text. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+/** Call `after` behind the method that is there already, and keep what that returned. */
+export function chain(object, method, after) {
+  const before = object[method];
+  object[method] = function (...values) {
+    const result = before?.apply(this, values);
+    after.apply(this, values);
+    return result;
+  };
+}
+
+/** Return the widget of `node` that is called `name`. */
+export function widgetOf(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
+}
+
+/** Say whether the value of this widget comes through a link. */
+export function isLinked(node, name) {
+  return node.inputs?.some((input) => input.widget?.name === name && input.link != null) ?? false;
+}
+
+/**
+ * Add to `node` an element that is shown in both renderers and is no setting: neither the workflow
+ * file nor the prompt holds it. `height` returns the pixels that the element needs; `above` is the
+ * name of the widget over it, without one it comes last.
+ */
+export function addPanel(node, name, element, height, above) {
+  element.classList.add("pulid-panel");
+  element.addEventListener("wheel", (event) => {
+    // Over the classic canvas the element would swallow the wheel that zooms.
+    if (element.closest(".dom-widget")) app.canvas.processMouseWheel(event);
+  });
+  let added = Boolean(node.graph);
+  chain(node, "onAdded", () => (added = true));
+  const widget = node.addDOMWidget(name, name, element, {
+    serialize: false,
+    hideInPanel: true,
+    margin: MARGIN,
+    // Node replacement puts a node in place without this call, on which the host shows elements.
+    onDraw: () => added || node.onAdded(node.graph),
+  });
+  widget.serialize = false;
+  // A height of its own, instead of a share of the node's free space.
+  widget.computeSize = () => [0, height() + 2 * MARGIN];
+  widget.computeLayoutSize = undefined;
+  if (!above) return;
+  const at = node.widgets.findIndex((other) => other.name === above);
+  node.widgets.splice(at + 1, 0, node.widgets.pop());
+  // The host stores values by position and leaves a hole for this widget, but reads without one.
+  chain(node, "onSerialize", (data) => {
+    data.widgets_values = data.widgets_values?.filter(() => true);
+  });
+}
+
+/** Enlarge `node` where its widgets need more room than it has. */
+export function fit(node) {
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
+  node.setDirtyCanvas(true, true);
+}

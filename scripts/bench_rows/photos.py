@@ -1,0 +1,194 @@
+"""Row 4: from photo to identity by stage, with EVA-CLIP and the ID encoder at their true size."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pulid_pack.encoders.detection import face_vector
+from pulid_pack.encoders.eva_clip import EvaClip, encode_pixels, load_eva_clip
+from pulid_pack.encoders.faces import (
+    FaceAnalysis,
+    align_face,
+    detect_faces,
+    face_features,
+    load_face_analysis,
+    order_faces,
+    read_photos,
+)
+from pulid_pack.encoders.parsing import parse_faces
+from pulid_pack.encoders.photo import annotate
+from pulid_pack.encoders.pixels import normalise, whiten
+from pulid_pack.pulid_flux.checkpoint import PulidModel, load_pulid
+from pulid_pack.pulid_flux.fusion import FusionOptions, make_identity
+from pulid_pack.pulid_flux.identity import encode_joint, encode_nothing
+from torch import Tensor
+
+from .rows import Check, Column, Row, Settings
+from .timing import Spread, process_peak, seconds
+from .true_files import FACE_PACK, write_true_files
+
+CPU = torch.device("cpu")
+EVA_STAGE = "EVA-CLIP"
+
+
+@dataclass(frozen=True)
+class Models:
+    """What the stages need, loaded."""
+
+    analysis: FaceAnalysis
+    eva: EvaClip
+    pulid: PulidModel
+
+
+def run(settings: Settings) -> Row:
+    """Load the models, then time one photo and eight."""
+    with tempfile.TemporaryDirectory() as scratch:
+        # written by another process, whose memory is not counted here
+        layers = settings.pick(2, 20)
+        writer = multiprocessing.get_context("spawn").Process(
+            target=write_true_files, args=(Path(scratch), layers)
+        )
+        writer.start()
+        writer.join()
+        if writer.exitcode:
+            raise RuntimeError("The model files for the bench could not be written.")
+        before = process_peak()
+        models, loads = load_all(Path(scratch), settings.pick(2, 3))
+        loaded = process_peak()
+        several = settings.pick(2, 8)
+        stages = {
+            1: staged(models, 1, settings.pick(1, 5)),
+            several: staged(models, several, settings.pick(1, 3)),
+        }
+        peak = process_peak()
+    records = [{"what": what, **entry} for what, entry in loads.items()]
+    for what in stages[1]:
+        one, more = (asdict(Spread.of(stages[count][what])) for count in (1, several))
+        records.append({"what": what, "one": one, "several": more})
+    rest = [
+        whole - eva
+        for whole, eva in zip(stages[1]["photo to identity"], stages[1][EVA_STAGE], strict=True)
+    ]
+    checks = [
+        Check(
+            "photo to identity without EVA-CLIP's forward, s", Spread.of(rest).median, "at most", 1
+        ),
+        Check(
+            "EVA-CLIP load from a warm disk, s",
+            loads["load EVA-CLIP"]["one"]["median"],
+            "at most",
+            3,
+        ),
+    ]
+    note = (
+        "EVA-CLIP (float16 file) and the ID encoder at their true size with arbitrary weights, "
+        "face models from permissive packages in antelopev2's layout (smaller than the real ones). "
+        "Warm: the stages' first run is not counted. Peak memory of the process: "
+        f"{before / 1e6:.0f} MB with ComfyUI's and torch's modules, {loaded / 1e6:.0f} MB with the "
+        f"models loaded, {peak / 1e6:.0f} MB after {several} photos."
+    )
+    columns = [
+        Column("what", "stage"),
+        Column("one", "1 photo, ms", "{:.0f}", 1e3),
+        Column("several", f"{several} photos, ms", "{:.0f}", 1e3),
+        Column("size", "MB", "{:.0f}", 1e-6),
+    ]
+    return Row("From photo to identity", note, columns, records, checks)
+
+
+def load_all(folder: Path, rounds: int) -> tuple[Models, dict[str, dict]]:
+    """Load every model ``rounds`` times; return them and how long it took."""
+    pack = folder / FACE_PACK
+    loaders: dict[str, tuple[Callable[[], Any], list[Path]]] = {
+        "load face models": (
+            lambda: load_face_analysis(pack, "CPU", folder / "parsing_bisenet.pth"),
+            [*pack.glob("*.onnx"), folder / "parsing_bisenet.pth"],
+        ),
+        "load EVA-CLIP": (lambda: load_eva_clip(folder / "eva.pt"), [folder / "eva.pt"]),
+        "load PuLID": (
+            lambda: load_pulid(folder / "pulid.safetensors"),
+            [folder / "pulid.safetensors"],
+        ),
+    }
+    loaded, figures = [], {}
+    for what, (load, files) in loaders.items():
+        times = []
+        for _ in range(rounds):
+            model = None  # noqa: F841  the one before goes first
+            start = time.perf_counter()
+            model = load()
+            times.append(time.perf_counter() - start)
+        loaded.append(model)
+        size = sum(file.stat().st_size for file in files)
+        figures[what] = {"one": asdict(Spread.of(times)), "size": size, "first": times[0]}
+    return Models(*loaded), figures
+
+
+def staged(models: Models, count: int, rounds: int) -> dict[str, list[float]]:
+    """Time every stage on ``count`` photos, then all of it as the node does it."""
+    images = portrait().repeat(count, 1, 1, 1)
+    times: dict[str, list[float]] = {}
+    whole(models, images[:1])  # a warm-up
+    for _ in range(rounds):
+        found = one_by_one(models, images)
+        found["photo to identity"] = seconds(lambda: whole(models, images), CPU)
+        for what, taken in found.items():
+            times.setdefault(what, []).append(taken)
+    return times
+
+
+def whole(models: Models, images: Tensor) -> None:
+    """Do what Encode PuLID Identity does."""
+    features = face_features(models.analysis, models.eva, images)
+    make_identity(models.pulid, features.id_cond, features.hidden, FusionOptions())
+
+
+def one_by_one(models: Models, images: Tensor) -> dict[str, float]:
+    """Return seconds by stage for all photos together."""
+    times: dict[str, float] = {}
+
+    def timed(what: str, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = work()
+        times[what] = times.get(what, 0.0) + time.perf_counter() - start
+        return result
+
+    analysis, eva = models.analysis, models.eva
+    crops, vectors = [], []
+    for photo in timed("prepare photos", lambda: read_photos(images)):
+        crop, vector = face_stages(analysis, photo, timed)
+        crops.append(crop)
+        vectors.append(vector)
+    pixels = timed("resize", lambda: normalise(torch.stack(crops), eva.image_size))
+    pooled, hidden = timed(EVA_STAGE, lambda: encode_pixels(eva, pixels))
+    id_cond = torch.cat((torch.stack(vectors), pooled), -1)
+    timed("ID encoder", lambda: encode_joint(models.pulid, id_cond, hidden))
+    timed("ID encoder, zero identity", lambda: encode_nothing(models.pulid, hidden))
+    return times
+
+
+def face_stages(analysis: FaceAnalysis, photo: np.ndarray, timed: Callable) -> tuple:
+    """Return one photo's whitened crop and face vector."""
+    faces = order_faces(timed("detection", lambda: detect_faces(analysis, photo)), "largest")
+    timed("numbered boxes", lambda: annotate(photo, tuple(faces), 0))
+    crop = timed("alignment", lambda: align_face(analysis, photo, faces[0]))
+    vector = timed("recognition", lambda: face_vector(analysis.sessions, photo, faces[0], crop))
+    aligned = torch.from_numpy(crop).float()[None] / 255
+    labels = timed("parsing", lambda: parse_faces(analysis.parser, aligned))
+    whitened = timed("whitening", lambda: whiten(aligned, labels))
+    return whitened[0], torch.from_numpy(vector).float()
+
+
+def portrait() -> Tensor:
+    """Return NASA's portrait of Eileen Collins [1, 512, 512, 3]."""
+    import skimage.data
+
+    return torch.from_numpy(skimage.data.astronaut().copy()).float()[None] / 255

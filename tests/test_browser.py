@@ -1,0 +1,360 @@
+"""In the browser: every workflow opens and runs, faces can be chosen, every node is explained.
+
+All with the real page in Chromium, in the classic canvas and in the Vue renderer. Screenshots of
+the nodes are left in ``output/screenshots``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import urllib.error
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import hosting
+import numpy as np
+import pytest
+import skimage.data
+from browsing import Tab, comparable, open_tab
+from PIL import Image
+from serving import Server
+from standins import more
+from standins.server import ROOT, TEXT_ENCODER_PACK, WORKFLOWS
+from test_legacy import PASS_ON, read, samples
+from test_workflows import pictures
+
+pytestmark = pytest.mark.browser
+
+FILES = sorted(WORKFLOWS.glob("*.json"))
+PICTURES = sorted(WORKFLOWS.glob("*.png"))
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
+SCREENSHOTS = ROOT / "output" / "screenshots"
+BYPASSED = 4
+RENDERERS = ("classic", "vue")
+APPLY, ENCODE = "PuLIDFluxApply", "PuLIDFluxEncodeIdentity"
+# Encode, with a batch of two photos, for itself
+ENCODE_ALONE = """() => {
+  const load = tests.add("PuLIDFluxLoadModel", [0, 0]);
+  const eva = tests.add("PuLIDFluxLoadEVACLIP", [0, 150]);
+  const faces = tests.add("PuLIDFluxLoadInsightFace", [0, 300]);
+  const one = tests.add("LoadImage", [300, 0], { image: "group.jpg" });
+  const two = tests.add("LoadImage", [300, 400], { image: "turned.png" });
+  const images = { image1: [one, 0], image2: [two, 0] };
+  const batch = tests.add("ImageBatch", [600, 0], {}, images);
+  const models = { pulid_model: [load, 0], eva_clip: [eva, 0], face_analysis: [faces, 0] };
+  const encode = tests.add("PuLIDFluxEncodeIdentity", [900, 0], {},
+    { ...models, image: [batch, 0] });
+  tests.add("PreviewImage", [1300, 0], {}, { images: [encode, 2] });
+}"""
+
+
+def all_nodes(workflow: dict) -> Iterator[dict]:
+    """Yield every node of a workflow file, those inside subgraphs too."""
+    yield from workflow["nodes"]
+    for subgraph in workflow.get("definitions", {}).get("subgraphs", []):
+        yield from subgraph["nodes"]
+
+
+def photo_names() -> set[str]:
+    """Return the names of the pictures that the workflows load."""
+    workflows = [json.loads(f.read_text("utf-8")) for f in FILES] + [read(f) for f in samples()]
+    nodes = [node for workflow in workflows for node in all_nodes(workflow)]
+    kinds = ("LoadImage", "LoadImageMask")
+    return {node["widgets_values"][0] for node in nodes if node["type"] in kinds}
+
+
+@pytest.fixture(scope="module")
+def workshop(host, tmp_path_factory) -> Iterator[Server]:
+    """Return a server with every model and photo that a workflow names, and photos of a group."""
+    import insightface
+
+    folder = tmp_path_factory.mktemp("photos")
+    group = Image.open(Path(insightface.__file__).parent / "data" / "images" / "t1.jpg")
+    named = dict.fromkeys(photo_names(), Image.fromarray(skimage.data.astronaut())) | pictures()
+    named["group.jpg"] = group
+    named["turned.png"] = group.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    with Server(host, more.prepare_more_models(), [TEXT_ENCODER_PACK]) as server:
+        for name, picture in named.items():
+            picture.save(folder / name)
+            server.upload(folder / name)
+        yield server
+
+
+def in_turn(paths: list[Path]) -> pytest.MarkDecorator:
+    """Return the parameters for a test that opens each file in one renderer, the two in turn."""
+    pairs = [(RENDERERS[i % 2], path) for i, path in enumerate(paths)]
+    return pytest.mark.parametrize(
+        ("opened", "path"), pairs, indirect=["opened"], ids=[p.stem for p in paths], scope="module"
+    )
+
+
+@pytest.fixture(scope="module", params=RENDERERS)
+def opened(request, workshop) -> Iterator[Tab]:
+    """Return the page in each of the two renderers."""
+    with open_tab(hosting.chromium(), workshop, vue=request.param == "vue") as tab:
+        yield tab
+
+
+@pytest.fixture
+def tab(opened) -> Iterator[Tab]:
+    """Return the page, and see that the test caused no error in it."""
+    opened.errors.clear()
+    yield opened
+    assert opened.errors == []
+
+
+@pytest.fixture
+def renderer(tab) -> str:
+    """Return the name of the renderer."""
+    return "vue" if tab.vue else "classic"
+
+
+def api_form(file: Path) -> dict[str, tuple[str, dict]]:
+    """Return the committed API form of a workflow."""
+    return comparable(json.loads((WORKFLOWS / "api" / f"{file.stem}.json").read_text("utf-8")))
+
+
+def assert_complete(tab: Tab) -> None:
+    """See that no node and no file is missing, and that the page does not complain."""
+    assert tab.page.evaluate("tests.missing()") == []
+    assert tab.page.evaluate("tests.absent()") == []
+    tab.page.wait_for_timeout(300)
+    assert not tab.page.get_by_test_id("error-overlay").is_visible()
+
+
+def run_to_picture(tab: Tab, name: str) -> np.ndarray:
+    """Run what is open with one step and return the last picture, once a node shows it.
+
+    The noise is that of the ``name``, so that no file finds its picture ready.
+    """
+    tab.page.evaluate("(file) => tests.makeSmall(file)", Path(more.CHROMA_PULID).name)
+    tab.page.evaluate("(noise) => tests.makeQuick(1, noise)", zlib.crc32(name.encode()))
+    shown = [e for e in tab.run() if is_end(tab, e) and e["output"].get("images")]
+    node, picture = shown[-1]["display_node"], shown[-1]["output"]["images"][0]
+    tab.page.evaluate("(id) => tests.lookAt(app.rootGraph.getNodeById(id))", node)
+    found = "([id, name]) => tests.shows(app.rootGraph.getNodeById(id), name)"
+    tab.wait_for(found, [node, picture["filename"]])
+    return fetch(tab, picture)
+
+
+def is_end(tab: Tab, event: dict) -> bool:
+    """Say whether an event is from a node of the file that shows the result."""
+    kind = "(id) => app.rootGraph.getNodeById(id)?.type"
+    return tab.page.evaluate(kind, event["display_node"]) in ("SaveImage", "PreviewImage")
+
+
+def fetch(tab: Tab, picture: dict) -> np.ndarray:
+    """Return a picture that the server holds."""
+    return np.asarray(Image.open(io.BytesIO(tab.server.image(picture))).convert("RGB"), float)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_workflow_opens_is_its_api_form_and_runs(tab, file):
+    tab.open(json.loads(file.read_text("utf-8")))
+    assert_complete(tab)
+    assert tab.prompt() == api_form(file)
+    assert run_to_picture(tab, file.stem).std() > 1
+
+
+@pytest.mark.parametrize("file", PICTURES, ids=lambda path: path.stem)
+def test_picture_dropped_on_the_canvas_opens_its_workflow(tab, file):
+    tab.drop(file.name, "image/png", file.read_bytes())
+    assert_complete(tab)
+    embedded = json.loads(Image.open(file).info["prompt"])
+    assert tab.prompt() == comparable(embedded)
+
+
+@in_turn(samples())
+def test_old_file_is_upgraded_by_the_page_and_runs(tab, path):
+    workflow = read(path)
+    for node in workflow["nodes"]:
+        if node["type"] in PASS_ON:
+            node["mode"] = BYPASSED
+    tab.drop("old.json", "application/json", json.dumps(workflow).encode())
+    tab.page.get_by_test_id("error-overlay-see-errors").click()
+    tab.page.get_by_role("button", name="Replace All").click()
+    tab.wait_for("!tests.missing().some((type) => /pulid/i.test(type))")
+    tab.page.evaluate("tests.takeWhatIsThere()")
+    tab.page.evaluate(f"tests.lookAt(tests.nodes().find(({{ type }}) => type === '{APPLY}'))")
+    tab.page.locator(".pulid-window").first.wait_for()
+    assert run_to_picture(tab, path.stem).std() > 1
+
+
+@in_turn(BLUEPRINTS)
+def test_blueprint_is_offered_and_opens(tab, path):
+    offered = tab.server.get("/global_subgraphs")
+    assert path.stem in {entry["name"] for entry in offered.values()}
+    tab.open(json.loads(path.read_text("utf-8")))
+    tab.page.evaluate("tests.lookAt(app.rootGraph.nodes[0])")
+    assert tab.page.evaluate("tests.missing()") == []
+
+
+def choose(tab: Tab, number: int) -> None:
+    """Click on a face of the picker."""
+    tab.page.locator(".pulid-faces button").nth(number).click()
+
+
+def checked(tab: Tab) -> list[int]:
+    """Return which faces of the picker are marked."""
+    marks = "all => all.map((one) => one.getAttribute('aria-checked') === 'true')"
+    found = tab.page.locator(".pulid-faces button").evaluate_all(marks)
+    return [number for number, mark in enumerate(found) if mark]
+
+
+def face_index(tab: Tab, kind: str) -> int:
+    """Return the value of the widget."""
+    return tab.page.evaluate("(kind) => tests.widget(kind, 'face_index').value", kind)
+
+
+def found_faces(events: list[dict]) -> dict:
+    """Return what the run told about the faces."""
+    (output,) = (e["output"] for e in events if "pulid_faces" in (e["output"] or {}))
+    return output
+
+
+def test_clicking_two_faces_gives_two_people_and_survives_reopening(tab, renderer):
+    tab.open(json.loads((WORKFLOWS / "flux_pulid_basic.json").read_text("utf-8")))
+    tab.page.evaluate("tests.makeQuick(2, 1)")
+    tab.page.evaluate("tests.set('LoadImage', 'image', 'group.jpg')")
+    # a weight of its own, or the server has nothing left to do for the second renderer
+    tab.page.evaluate(f"tests.set('{APPLY}', 'weight', {2.5 if tab.vue else 3.0})")
+    faces = found_faces(tab.run())["pulid_faces"][0]
+    assert len(faces["boxes"]) == len(faces["scores"]) == 6
+    assert np.ptp(np.array(faces["boxes"])[:, 0]) > 0.5, "the boxes are shares of the width"
+    tab.page.evaluate(f"tests.lookAt(tests.find('{APPLY}'))")
+    assert checked(tab) == [0]
+
+    crops, pictures = [], []
+    for number in (1, 4):
+        choose(tab, number)
+        assert face_index(tab, APPLY) == number
+        assert checked(tab) == [number]
+        events = tab.run()
+        output = found_faces(events)
+        assert output["pulid_faces"][0]["chosen"] == number
+        crops.append(fetch(tab, output["images"][0]))
+        saved = [e["output"]["images"][0] for e in events if is_end(tab, e)]
+        pictures.append(fetch(tab, saved[-1]))
+        assert checked(tab) == [number]
+    assert np.abs(crops[0] - crops[1]).mean() > 10, "both crops show the same person"
+    assert np.abs(pictures[0] - pictures[1]).mean() > 0.5, "the identity made no difference"
+
+    tab.picture(f"tests.find('{APPLY}')", SCREENSHOTS / renderer / f"{APPLY} with faces.png")
+    tab.open(tab.page.evaluate("JSON.parse(JSON.stringify(app.rootGraph.serialize()))"))
+    assert face_index(tab, APPLY) == 4
+
+
+def test_faces_of_a_batch_by_keyboard_and_not_against_a_link(tab, renderer):
+    tab.open({"nodes": [], "links": [], "version": 0.4})
+    tab.page.evaluate(ENCODE_ALONE)
+    tab.run()
+    tab.page.evaluate(f"tests.lookAt(tests.find('{ENCODE}'))")
+    picker = tab.page.locator(".pulid-picker")
+    radios = picker.get_by_role("radio")
+    assert picker.get_by_role("radiogroup").count() == 1
+    assert radios.count() == 6
+    assert "photo 1 of 2" in picker.inner_text()
+    picker.get_by_role("button", name="Next photo").click()
+    assert "photo 2 of 2" in picker.inner_text()
+
+    radios.nth(0).focus()
+    for key, expected in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
+        tab.page.keyboard.press(key)
+        assert face_index(tab, ENCODE) == expected
+    assert [radio.get_attribute("tabindex") for radio in radios.all()].count("0") == 1
+    assert all(radio.get_attribute("aria-label") for radio in radios.all())
+    tab.picture(f"tests.find('{ENCODE}')", SCREENSHOTS / renderer / f"{ENCODE} with faces.png")
+
+    tab.page.evaluate(f"tests.set('{ENCODE}', 'face', 'leftmost')")
+    choose(tab, 3)  # counted in another order than the numbers on the picture
+    assert face_index(tab, ENCODE) == 1
+    assert "run again" in picker.inner_text()
+    tab.page.evaluate(f"tests.set('{ENCODE}', 'face', 'largest')")
+    tab.page.evaluate(
+        f"() => tests.add('PrimitiveInt', [600, 400])"
+        f".connect(0, tests.find('{ENCODE}'), tests.find('{ENCODE}').findInputSlot('face_index'))"
+    )
+    choose(tab, 3)
+    assert face_index(tab, ENCODE) == 1
+    assert "comes from its input" in picker.inner_text()
+
+
+def our_nodes(server) -> dict[str, dict]:
+    """Return the descriptions of this pack's nodes."""
+    info = server.object_info()
+    return {key: node for key, node in info.items() if key.startswith("PuLIDFlux")}
+
+
+def described(node: dict) -> dict[str, list]:
+    """Return the inputs of a node as the server describes them."""
+    return {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+
+
+BAR = """() => {
+  const fill = document.querySelector(".pulid-fill").style;
+  const text = document.querySelector(".pulid-window").getAttribute("aria-label");
+  return [parseFloat(fill.left), parseFloat(fill.width), text];
+}"""
+
+
+@pytest.mark.parametrize("kind", [APPLY, "PuLIDFluxApplyIdentity"])
+def test_window_bar_follows_the_widgets_and_is_not_saved(tab, kind):
+    tab.open({"nodes": [], "links": [], "version": 0.4})
+    tab.page.evaluate(f"tests.lookAt(tests.add('{kind}', [0, 0]))")
+    tab.page.locator(".pulid-window").wait_for()
+    for name, value, expected in (
+        ("start_at", 0.2, [20, 80, "20 % to 100 %"]),
+        ("end_at", 0.75, [20, 55, "20 % to 75 %"]),
+        ("start_step", 4, [0, 75, "step 4 to 75 %"]),
+        ("end_step", 3, [0, 0, "never"]),
+        ("end_step", 12, [0, 100, "step 4 to step 12"]),
+    ):
+        tab.page.evaluate(f"tests.set('{kind}', '{name}', {value})")
+        left, width, text = tab.page.evaluate(BAR)
+        assert [left, width] == pytest.approx(expected[:2])
+        assert expected[2] in text
+    saved = tab.page.evaluate("JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    inputs = described(our_nodes(tab.server)[kind])
+    sockets = ("MODEL", "MASK", "IMAGE")
+    widgets = [n for n, (t, *_) in inputs.items() if t not in sockets and "PULID" not in str(t)]
+    values = saved["nodes"][0]["widgets_values"]
+    assert len(values) == len(widgets)
+    assert dict(zip(widgets, values, strict=True))["end_step"] == 12
+    tab.open(saved)
+    tab.page.locator(".pulid-window").wait_for()
+    assert tab.page.evaluate(BAR)[2] == "identity: step 4 to step 12"
+    assert not {"pulid_window", "pulid_faces"} & set(next(iter(tab.prompt().values()))[1])
+
+
+def test_every_node_looks_like_something(tab, renderer):
+    for kind in our_nodes(tab.server):
+        tab.open({"nodes": [], "links": [], "version": 0.4})
+        tab.page.evaluate(f"tests.add('{kind}', [0, 0])")
+        path = SCREENSHOTS / renderer / f"{kind}.png"
+        tab.picture(f"tests.find('{kind}')", path)
+        colours = len(np.unique(np.asarray(Image.open(path).convert("L"))))
+        assert colours > 30, f"{path} shows next to nothing"
+
+
+def test_every_node_and_input_is_explained(workshop):
+    lacking = []
+    for kind, node in our_nodes(workshop).items():
+        for name, (_, *options) in described(node).items():
+            lacking += [] if options and options[0].get("tooltip") else [f"{kind}.{name}"]
+        lacking += [] if node["description"] else [kind]
+    assert lacking == []
+
+
+def test_every_node_has_a_help_page(workshop):
+    lacking = []
+    for kind in our_nodes(workshop):
+        try:
+            with workshop.open(f"/extensions/pulid-flux-native/docs/{kind}.md") as page:
+                text = page.read().decode()
+        except urllib.error.HTTPError as error:
+            text = ""
+            assert error.code == 404
+        lacking += [] if len(text) > 200 else [kind]
+    assert lacking == []
