@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import comfy.model_management
+import comfy.sd
 import pytest
 import torch
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
@@ -12,7 +13,7 @@ from pulid_pack.pulid_flux.checkpoint import from_state_dict
 from pulid_pack.pulid_flux.cross_attention import FoldedLayer, PlainLayer
 from pulid_pack.pulid_flux.injection import NOT_INSERTED, Injection
 from pulid_pack.pulid_flux.terms import Group, Target, folded_term
-from standins.flux import random_weights
+from standins.flux import random_weights, write_flux
 from standins.lab import LATENT, cond, identity_layers, person, sample, small_flux, small_pulid
 from standins.pulid import cross_attention_shapes, encoder_shapes
 
@@ -469,6 +470,69 @@ def test_deepclone_for_another_gpu_has_its_own_layers(flux, pulid):
     assert twin.model is not folded.model and twin.model.key == folded.model.key
     weights = zip(twin.model.parameters(), folded.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in weights)
+
+
+def test_each_gpu_of_a_multi_gpu_run_uses_its_own_layers(pulid, tmp_path):
+    """As comfy.multigpu does it: a deep clone for a device, matched again before each run."""
+    path = tmp_path / "flux.safetensors"
+    write_flux(path, depth=1, depth_single=1, dtype=torch.float32)
+    model = apply(comfy.sd.load_diffusion_model(str(path)), pulid, person(1))
+    cpu = torch.device("cpu")
+    clone = model.deepclone_multigpu(cpu)
+    clone.is_multigpu_base_clone = True
+    model.set_additional_models("multigpu", [clone])
+    second = apply(model, pulid, person(2), weight=0.5)
+    second.match_multigpu_clones()
+    (matched,) = second.get_additional_models_with_key("multigpu")
+    injection = injection_of(second)
+    used = {}
+    for name, patcher in (("first", second), ("other", matched)):
+        patcher.model.current_patcher = patcher
+        used[name] = injection.modules(patcher.model)
+        own = [p.model for p in patcher.get_additional_models_with_key("pulid_flux")]
+        assert all(any(module is o for o in own) for module in used[name].values())
+    assert used["first"].keys() == used["other"].keys() == {t.key for t in injection.terms}
+    for key, module in used["first"].items():
+        assert module is not used["other"][key]
+        for a, b in zip(module.parameters(), used["other"][key].parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_differential_diffusion(flux, pulid):
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+
+    mask = torch.linspace(0, 1, 80).expand(1, 1, 96, 80)
+    settings = {"steps": 4, "noise_mask": mask}
+    model = DifferentialDiffusion.execute(apply(flux, pulid, person(1)))[0]
+    plain = DifferentialDiffusion.execute(flux)[0]
+    found = sample(model, **settings)
+    assert torch.isfinite(found).all()
+    assert not torch.equal(found, sample(plain, **settings))
+
+
+def test_redux_lengthens_the_text(flux, pulid):
+    """An image prompt is appended to the text tokens; the picture's own tokens are still found."""
+    text, more = cond(1)[0]
+    longer = [[torch.cat((text, torch.randn(1, 29, text.shape[-1])), 1), more]]
+    model = apply(flux, pulid, person(1), double_weight=0.0)
+    calls = watch(model)
+    sample(model, positive=longer, steps=1)
+    assert calls and all(shape[1] == LATENT[0] * LATENT[1] // 4 for _, shape in calls)
+
+
+def test_a_guider_that_orders_its_prompts_otherwise(flux, pulid):
+    """DualCFGGuider runs the negative prompt first: rows are told by whose prompt they are."""
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import DualCFGGuider
+
+    model = apply(flux, pulid, person(1))
+    calls = watch(model)
+    guider = DualCFGGuider.execute(model, cond(1), cond(3), cond(2), 3.0, 2.0, "regular")[0]
+    latent = torch.zeros(1, 16, *LATENT)
+    sampler = comfy.samplers.ksampler("euler")
+    guider.sample(torch.randn_like(latent), latent, sampler, torch.tensor([1.0, 0.0]))
+    rows = {kind: sum(s[0] for k, s in calls if k == kind) for kind in ("cond", "uncond")}
+    assert rows == {"cond": 2, "uncond": 1}
 
 
 def test_state_of_random_generators_is_untouched(flux, pulid):

@@ -163,6 +163,32 @@ def test_twenty_runs_alternating_with_plain_ones(server, basic):
     assert not np.array_equal(seen["identity", 0], seen["plain", 0])
 
 
+def test_two_branches_of_one_graph(server, basic):
+    """A sampler with identity and one without, in one prompt, give what each gives alone."""
+    set_inputs(basic, "KSampler", seed=31)
+    alone = [picture(server, server.queue(p)) for p in (without_identity(basic), basic)]
+    both = json.loads(json.dumps(basic))
+    plain = without_identity(basic)
+    copies = {}
+    for kind in ("KSampler", "VAEDecode", "SaveImage"):
+        node = node_of(plain, kind)
+        copies[node] = f"{node}-plain"
+        entry = json.loads(json.dumps(plain[node]))
+        for name, value in entry["inputs"].items():
+            if isinstance(value, list) and value[0] in copies:
+                entry["inputs"][name] = [copies[value[0]], value[1]]
+        both[copies[node]] = entry
+    set_inputs(basic, "KSampler", seed=32)
+    server.queue(basic)  # other work in between
+    result = server.queue(both)
+    assert result.error is None
+    found = []
+    for node in (copies[node_of(plain, "SaveImage")], node_of(basic, "SaveImage")):
+        (image,) = result.images(node)
+        found.append(np.asarray(Image.open(io.BytesIO(server.image(image))).convert("RGB")))
+    assert np.array_equal(found[0], alone[0]) and np.array_equal(found[1], alone[1])
+
+
 def test_interrupt_in_mid_sampling(server, basic):
     set_inputs(basic, "KSampler", seed=77)
     expected = [picture(server, server.queue(p)) for p in (basic, without_identity(basic))]

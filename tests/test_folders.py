@@ -1,0 +1,139 @@
+"""Model files are found wherever ComfyUI, or an older pack, keeps them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import folder_paths
+import pytest
+import torch
+from pulid_pack.encoders.faces import PhotoFeatures, PhotoRecord
+from pulid_pack.nodes import encode, folders, load
+from pulid_pack.nodes.folders import EVA_CLIP, FACE_PACK, LANDMARKS, PARSING, PULID
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Register a further models folder, as a line of extra_model_paths.yaml does."""
+    names = ("pulid", "eva_clip", "clip_vision", "text_encoders", "insightface", "facexlib")
+    before = {name: folder_paths.folder_names_and_paths.get(name) for name in names}
+    for name in names:
+        paths, kinds = before[name] or ([], set())
+        folder_paths.folder_names_and_paths[name] = ([str(tmp_path / name), *paths], kinds)
+    yield tmp_path
+    for name, value in before.items():
+        if value is None:
+            del folder_paths.folder_names_and_paths[name]
+        else:
+            folder_paths.folder_names_and_paths[name] = value
+
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+def test_files_are_found_flat_and_in_subfolders(root):
+    flat = put(root / "pulid" / "pulid_flux_v0.9.1.safetensors")
+    deep = put(root / "pulid" / "old" / "pulid_flux_v0.9.0.safetensors")
+    put(root / "pulid" / "readme.txt")
+    assert folders.find(PULID, "pulid_flux_v0.9.1.safetensors") == flat
+    assert folders.find(PULID, "old/pulid_flux_v0.9.0.safetensors") == deep
+    assert folders.options(PULID)[0] == "pulid_flux_v0.9.1.safetensors"
+    assert "readme.txt" not in folders.options(PULID)
+
+
+@pytest.mark.parametrize("folder", ["eva_clip", "clip_vision", "text_encoders"])
+def test_eva_clip_is_found_where_older_packs_put_it(root, folder):
+    path = put(root / folder / "EVA02_CLIP_L_336_psz14_s6B.pt")
+    put(root / "text_encoders" / "t5xxl_fp16.safetensors")
+    assert folders.find(EVA_CLIP, path.name) == path
+    assert folders.options(EVA_CLIP) == [path.name]
+
+
+@pytest.mark.parametrize(
+    "place", ["models/antelopev2", "antelopev2", "models/antelopev2/antelopev2"]
+)
+def test_face_packs_are_found_flat_and_nested(root, place):
+    put(root / "insightface" / place / "glintr100.onnx")
+    found = folders.find(FACE_PACK, "antelopev2")
+    assert found.name == "antelopev2" and list(found.rglob("glintr100.onnx"))
+    assert folders.options(FACE_PACK) == ["antelopev2"]
+
+
+def test_facexlib_s_own_folder_counts(root):
+    own = Path(importlib.util.find_spec("facexlib").submodule_search_locations[0]) / "weights"
+    assert own in folders.places(PARSING)
+    path = put(root / "facexlib" / "parsing_bisenet.pth")
+    put(root / "facexlib" / "detection_Resnet50_Final.pth")
+    assert folders.find(PARSING, path.name) == path
+    assert folders.options(PARSING) == ["parsing_bisenet.pth"]
+    assert list(folders.files(LANDMARKS)) == ["detection_Resnet50_Final.pth"]
+
+
+@pytest.mark.parametrize("kind", [PULID, EVA_CLIP, PARSING, FACE_PACK, LANDMARKS])
+def test_what_is_missing_is_told_with_all_that_helps(root, kind):
+    with pytest.raises(FileNotFoundError) as error:
+        folders.find(kind, "nothing-like-that")
+    text = str(error.value)
+    assert str(root / kind.folders[0]) in text
+    assert kind.wanted in text and "MB" in text + "MB" * ("GB" in text) and "https://" in text
+    assert folders.options(kind)  # the usual name, so that a workflow opens and can explain
+
+
+@pytest.mark.parametrize("name", ["../pulid_flux_v0.9.1.safetensors", "/etc/passwd", "a\0b", ""])
+def test_names_from_outside_are_not_found(root, name):
+    put(root / "pulid_flux_v0.9.1.safetensors")
+    with pytest.raises(FileNotFoundError):
+        folders.find(PULID, name)
+    with pytest.raises(FileNotFoundError):
+        folders.find(FACE_PACK, name)
+
+
+def test_every_models_root_of_comfyui_is_known(tmp_path):
+    other = tmp_path / "elsewhere"
+    (other / "pulid").mkdir(parents=True)
+    folder_paths.add_model_folder_path("loras", str(other / "loras"))
+    try:
+        folders.register()
+        assert str(other / "pulid") in folder_paths.get_folder_paths("pulid")
+        twice = folder_paths.get_folder_paths("pulid").count(str(other / "pulid"))
+        folders.register()
+        assert folder_paths.get_folder_paths("pulid").count(str(other / "pulid")) == twice == 1
+    finally:
+        folder_paths.get_folder_paths("loras").remove(str(other / "loras"))
+        folder_paths.get_folder_paths("pulid").remove(str(other / "pulid"))
+
+
+def test_the_face_loader_tells_all_that_is_missing_at_once(root):
+    with pytest.raises(FileNotFoundError) as error:
+        load.PuLIDFluxLoadInsightFace.execute("no pack", "auto", "no parser.pth", "no points.pth")
+    for name in ("no pack", "no parser.pth", "no points.pth"):
+        assert name in str(error.value)
+
+
+def test_a_replaced_file_changes_the_fingerprint(root):
+    path = put(root / "pulid" / "a.safetensors")
+    before = load.PuLIDFluxLoadModel.fingerprint_inputs("a.safetensors")
+    assert before == load.PuLIDFluxLoadModel.fingerprint_inputs("a.safetensors")
+    path.write_bytes(b"another")
+    assert before != load.PuLIDFluxLoadModel.fingerprint_inputs("a.safetensors")
+
+
+def test_a_photo_of_somebody_else_is_a_warning_with_its_index(caplog):
+    """Photo 1 was skipped; of 0, 2 and 3 the last shows another person."""
+    one, other = torch.eye(512)[:2]
+    arcface = torch.stack([one, one + 0.1 * other, other])
+    records = tuple(PhotoRecord(i, (), None if i == 1 else 0) for i in range(4))
+    empty = torch.zeros(3, 1)
+    features = PhotoFeatures(empty, (), empty, empty, empty, records, arcface)
+
+    class Node:
+        hidden = None
+
+    encode.report(Node, features)
+    assert "No face in image 1" in caplog.text
+    assert "Image 3 looks like somebody else: 0.05" in caplog.text
+    assert "Image 0 looks" not in caplog.text and "Image 2 looks" not in caplog.text
