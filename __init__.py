@@ -1,7 +1,14 @@
 """PuLID-Flux Native: a person's identity from a photo in FLUX pictures, through ComfyUI's seams."""
 
-from .nodes import comfy_entrypoint
+import logging
+
+from .host import too_old
 
 WEB_DIRECTORY = "./js"
 
-__all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
+if why := too_old():
+    logging.getLogger(__name__).error(why)
+    NODE_CLASS_MAPPINGS = {}  # an empty pack: without any entry ComfyUI would report a failure
+    WEB_DIRECTORY = None
+else:
+    from .nodes import comfy_entrypoint  # noqa: F401

@@ -5,24 +5,11 @@ Both cores read files; this is the one thing they share.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import comfy.utils
 import torch
-from safetensors import SafetensorError
-
-UNREADABLE = (
-    RuntimeError,
-    ValueError,
-    EOFError,
-    KeyError,
-    TypeError,
-    OSError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
 
 
 def megabytes(path: Path) -> str:
@@ -58,12 +45,12 @@ def read_state_dict(path: Path, expected: str) -> dict[str, torch.Tensor]:
     """Read the tensors of ``path`` (.safetensors, .pt or .pth) through a weights-only load.
 
     ``expected`` names the right file and its size. Raises FileNotFoundError, or ValueError for a
-    truncated file, a web page, or a file that holds anything but named tensors.
+    truncated file, a web page, values that are not numbers, or anything but named tensors.
     """
     check_download(path, expected)
     try:
         tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
-    except UNREADABLE as error:
+    except Exception as error:  # garbage fails in as many ways as the readers have lines
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"{path} cannot be read as model weights: it is truncated, or not such a file. Found "
@@ -71,13 +58,27 @@ def read_state_dict(path: Path, expected: str) -> dict[str, torch.Tensor]:
         ) from error
     if not isinstance(tensors, Mapping) or not tensors:
         raise ValueError(f"{path} holds no named tensors. Expected {expected}.")
-    others = [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        kind = type(tensors[others[0]]).__name__
-        raise ValueError(
-            f"{path} holds more than tensors ({others[0]} is a {kind}). Expected {expected}."
-        )
+    for key, value in tensors.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            kind = type(value).__name__
+            raise ValueError(
+                f"{path} holds more than named tensors ({key!r} is a {kind}). Expected {expected}."
+            )
+    check_numbers(tensors, path)
     return dict(tensors)
+
+
+def check_numbers(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise ValueError naming the first tensor of ``path`` with NaN or infinite values."""
+    for key, value in tensors.items():
+        if not value.is_floating_point():
+            continue
+        # one pass over the weights; only a sum that is no number is looked at closer
+        if not torch.isfinite(value.float().sum()) and not torch.isfinite(value.float()).all():
+            raise ValueError(
+                f"{path}: tensor '{key}' has values that are not numbers (NaN or infinite). The "
+                f"file is damaged, or was converted wrongly: download it again."
+            )
 
 
 def check_shapes(

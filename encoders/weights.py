@@ -22,11 +22,17 @@ def load_strictly(
     """Give ``model`` (built on the meta device) exactly ``tensors``, in ``dtype``.
 
     ``name_in_file`` turns a key of the model into the key of the file, for messages. Raises
-    ValueError naming the first missing, unexpected or mis-sized key.
+    ValueError naming the first missing, unexpected or mis-sized key, or whole numbers for weights.
     """
     found = {key: value.shape for key, value in tensors.items()}
-    wanted = {key: value.shape for key, value in model.state_dict().items()}
-    check_shapes(found, wanted, str(path), name_in_file)
+    own = model.state_dict()
+    check_shapes(found, {k: v.shape for k, v in own.items()}, str(path), name_in_file)
+    for key, value in tensors.items():
+        if own[key].is_floating_point() and not value.is_floating_point():
+            raise ValueError(
+                f"{path}: tensor '{name_in_file(key)}' is {value.dtype}, not a float. Download the "
+                f"file again or choose the right one."
+            )
     model.requires_grad_(False)
     ready = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
     model.load_state_dict(ready, strict=True, assign=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..encoders.eva_clip import EvaClip
 from ..encoders.faces import FACE_ORDERS, FaceAnalysis, PhotoFeatures, agreement, face_features
+from ..host import newer
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.fusion import FUSIONS, FusionOptions, make_identity
 from . import types
@@ -128,7 +129,7 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
+            **newer(has_intermediate_output=True),  # show the pictures of a cached run too
         )
 
     @classmethod
@@ -175,7 +176,8 @@ def report(node: type[io.ComfyNode], features: PhotoFeatures) -> None:
     if len(used) > 1:
         cosine = agreement(features.arcface)
         others = (cosine.sum(1) - 1) / (len(used) - 1)
-        lines.append(f"{len(used)} photos agree to {others.mean():.2f}.")
+        each = ", ".join(f"image {i} {v:.2f}" for i, v in zip(used, others.tolist(), strict=True))
+        lines.append(f"How much the faces agree with the others: {each}.")
         for index, value in zip(used, others.tolist(), strict=True):
             if value < SAME_PERSON:
                 lines.append(

@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..host import newer
 from ..pulid_flux.identity import Identity
 from ..pulid_flux.identity_files import blend, checked_name, load_identity, save_identity
 from . import folders, types
@@ -103,7 +104,7 @@ class PuLIDFluxLoadIdentity(io.ComfyNode):
             ],
             outputs=[types.Identity.Output(display_name="identity")],
             hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
+            **newer(has_intermediate_output=True),  # show the pictures of a cached run too
         )
 
     @classmethod

@@ -22,13 +22,15 @@ def checked_name(name: str) -> str:
     """Return ``name`` if it can be a file in the identities' folder, else raise ValueError."""
     name = name.strip().removesuffix(".safetensors")
     bad = set(name) & set('/\\:*?"<>|') or any(ord(c) < 32 for c in name)
-    if not name or len(name.encode()) > 200 or bad or name.startswith(".") or name.endswith("."):
+    size = len(name.encode("utf-8", "surrogatepass"))
+    bad = bad or any("\ud800" <= c <= "\udfff" for c in name)  # half a character
+    if not name or size > 200 or bad or name.startswith(".") or name.endswith("."):
         shown = repr(name if len(name) <= 60 else name[:60] + "…")
         raise ValueError(
             f"{shown} cannot be the name of an identity: use 1 to 200 characters, no folders, no "
             'leading or trailing dot and none of / \\ : * ? " < > |'
         )
-    if name.split(".")[0].upper() in RESERVED:
+    if name.split(".")[0].strip().upper() in RESERVED:
         raise ValueError(f"'{name}' is a reserved file name on Windows: choose another.")
     return name
 

@@ -12,11 +12,11 @@ def normalise_mask(mask: Tensor) -> Tensor | None:
 
     Raises ValueError for a mask without pixels or with values that are no numbers.
     """
-    mask = mask.float().reshape(-1, *mask.shape[-2:])
-    if mask.ndim != 3 or 0 in mask.shape:
+    if mask.ndim < 2 or 0 in mask.shape:
         raise ValueError(
             f"attn_mask has shape {list(mask.shape)}, expected [batch, height, width]."
         )
+    mask = mask.float().reshape(-1, *mask.shape[-2:])
     if not torch.isfinite(mask).all():
         raise ValueError("attn_mask has values that are not numbers (NaN or infinite).")
     mask = mask.clamp(0, 1)

@@ -1,0 +1,244 @@
+"""Properties that hold for any mask, window, weight, size, batch, token count and name."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+from pulid_pack.pulid_flux.fusion import FUSIONS, FusionOptions, fuse
+from pulid_pack.pulid_flux.identity import Identity
+from pulid_pack.pulid_flux.identity_files import blend, checked_name
+from pulid_pack.pulid_flux.injection import Run, batch_parts
+from pulid_pack.pulid_flux.masks import normalise_mask, to_tokens
+from pulid_pack.pulid_flux.schedule import CURVES, Window
+
+# derandomised: a test that failed here fails again everywhere
+settings.register_profile(
+    "pack",
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("pack")
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def draw(shape, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Masks
+
+
+@given(st.lists(st.integers(0, 9), max_size=5), SEEDS)
+@example([0, 3, 4], 0)
+@example([0, 0], 0)
+@example([], 0)
+@example([7], 0)
+def test_a_mask_becomes_a_batch_in_0_to_1_or_is_refused(shape, seed):
+    mask = draw(shape, seed)
+    before = mask.clone()
+    if len(shape) < 2 or 0 in shape:
+        with pytest.raises(ValueError, match="attn_mask has shape"):
+            normalise_mask(mask)
+        return
+    found = normalise_mask(mask)
+    assert torch.equal(mask, before)
+    if found is None:
+        assert (mask >= 1).all()
+        return
+    assert found.shape == (math.prod(shape[:-2]), *shape[-2:])
+    assert 0 <= found.min() and found.max() <= 1
+
+
+@given(st.sampled_from([math.nan, math.inf, -math.inf]), st.integers(1, 9), st.integers(1, 9))
+def test_a_mask_with_no_numbers_is_refused(value, height, width):
+    mask = torch.zeros(1, height, width)
+    mask[0, -1, -1] = value
+    with pytest.raises(ValueError, match="not numbers"):
+        normalise_mask(mask)
+
+
+SIDES = st.integers(1, 40)
+
+
+@given(st.integers(1, 4), SIDES, SIDES, SIDES, SIDES, st.integers(1, 4), st.integers(1, 6), SEEDS)
+def test_a_mask_gives_each_token_of_each_row_a_share(count, h, w, lh, lw, patch, rows, seed):
+    mask = draw((count, h, w), seed).clamp(0, 1)
+    tokens = to_tokens(mask, (lh, lw), patch, rows)
+    assert tokens.shape == (rows, math.ceil(lh / patch) * math.ceil(lw / patch), 1)
+    assert torch.isfinite(tokens).all() and 0 <= tokens.min() and tokens.max() <= 1
+    for row in range(count, rows):
+        assert torch.equal(tokens[row], tokens[row - count])
+
+
+@given(SIDES, SIDES, SIDES, SIDES, st.integers(1, 4), st.floats(0, 1, width=32))
+def test_an_even_mask_stays_even(h, w, lh, lw, patch, value):
+    tokens = to_tokens(torch.full((1, h, w), value), (lh, lw), patch, 1)
+    torch.testing.assert_close(tokens, torch.full_like(tokens, value), atol=1e-5, rtol=0)
+
+
+@given(SIDES, SIDES, st.integers(1, 4), SEEDS)
+def test_a_mask_and_its_opposite_add_up_to_one(lh, lw, patch, seed):
+    mask = draw((1, 17, 23), seed).clamp(0, 1)
+    sides = [to_tokens(m, (lh, lw), patch, 1) for m in (mask, 1 - mask)]
+    torch.testing.assert_close(sum(sides), torch.ones_like(sides[0]), atol=1e-5, rtol=0)
+
+
+# Windows
+
+FRACTIONS = st.floats(0, 1)
+STEPS = st.integers(-1, 60)
+WINDOWS = st.builds(Window, FRACTIONS, FRACTIONS, STEPS, STEPS, st.sampled_from(list(CURVES)))
+SHIFTS = st.sampled_from([1.0, 1.15, 3.0])
+
+
+def sigma_of(shift: float):
+    """Return FLUX's percent_to_sigma: time shifted towards the noise."""
+
+    def percent_to_sigma(percent: float) -> float:
+        if percent <= 0:
+            return 1.0
+        time = 1 - percent
+        return math.exp(shift) / (math.exp(shift) + (1 / time - 1)) if time > 0 else 0.0
+
+    return percent_to_sigma
+
+
+def schedule(steps: int, shift: float) -> list[float]:
+    return [sigma_of(shift)(i / steps) for i in range(steps)] + [0.0]
+
+
+@given(WINDOWS, st.integers(1, 40), SHIFTS)
+def test_a_window_is_one_stretch_of_steps_with_factors_in_0_to_1(window, steps, shift):
+    sigmas = schedule(steps, shift)
+    opened = window.resolve(sigma_of(shift), sigmas)
+    inside = [opened.upper >= s > opened.lower for s in sigmas[:-1]]
+    factors = [opened.factor(s) for s in sigmas[:-1]]
+    assert all(0 <= f <= 1 for f in factors)
+    assert all(f == 0 for f, i in zip(factors, inside, strict=True) if not i)
+    changes = sum(a != b for a, b in zip([False, *inside], [*inside, False], strict=True))
+    assert changes in (0, 2)
+    if window.never_opens:
+        assert not any(inside)
+    if window.curve == "constant":
+        assert all(f == 1 for f, i in zip(factors, inside, strict=True) if i)
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 40), SHIFTS)
+def test_steps_mean_themselves(start, end, steps, shift):
+    sigmas = schedule(steps, shift)
+    opened = Window(start_step=start, end_step=end).resolve(sigma_of(shift), sigmas)
+    found = [i for i, s in enumerate(sigmas[:-1]) if opened.factor(s)]
+    assert found == list(range(start, min(end, steps)))
+
+
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 40), SHIFTS)
+def test_a_fraction_means_its_step(steps, first, last, shift):
+    assume(first <= steps and last <= steps)
+    window = Window(first / steps, last / steps)
+    opened = window.resolve(sigma_of(shift), schedule(steps, shift))
+    found = [i for i, s in enumerate(schedule(steps, shift)[:-1]) if opened.factor(s)]
+    assert found == list(range(first, last))
+
+
+@given(WINDOWS, FRACTIONS, SHIFTS)
+def test_without_a_schedule_the_fractions_are_exact(window, percent, shift):
+    opened = window.resolve(sigma_of(shift), [])
+    sigma = sigma_of(shift)(percent)
+    factor = opened.factor(sigma)
+    assert 0 <= factor <= 1
+    low, high = sigma_of(shift)(window.end_at), sigma_of(shift)(window.start_at)
+    if not high >= sigma > low:
+        assert factor == 0
+
+
+# Several photos
+
+TOKENS = st.tuples(st.integers(1, 5), st.integers(1, 12), st.integers(1, 9))
+
+
+@given(TOKENS, st.sampled_from(FUSIONS[1:]), st.integers(0, 5), SEEDS)
+def test_fusion_gives_one_set_of_tokens(shape, mode, train_steps, seed):
+    tokens = draw(shape, seed)
+    before, state = tokens.clone(), torch.random.get_rng_state()
+    fused = fuse(tokens, FusionOptions(mode, train_steps=train_steps))
+    count = shape[0] * shape[1] if mode == "concat" else shape[1]
+    assert fused.shape == (1, count, shape[2])
+    assert torch.isfinite(fused).all() and not fused.requires_grad
+    assert torch.equal(tokens, before) and torch.equal(torch.random.get_rng_state(), state)
+
+
+@given(TOKENS, st.sampled_from(["mean", "max", "norm_id"]), SEEDS)
+def test_the_order_of_photos_does_not_matter(shape, mode, seed):
+    tokens = draw(shape, seed)
+    fused = [fuse(t, FusionOptions(mode)) for t in (tokens, tokens.flip(0))]
+    torch.testing.assert_close(*fused)
+
+
+@given(st.integers(1, 4), st.lists(st.floats(-5, 5), min_size=4, max_size=4), st.booleans(), SEEDS)
+def test_a_blend_has_the_size_of_its_parts_or_is_refused(count, weights, spherical, seed):
+    identities = [Identity(draw((1, 6, 5), seed + i), draw((1, 6, 5), 0)) for i in range(count)]
+    weights = weights[:count]
+    if abs(sum(weights)) < 1e-6:
+        with pytest.raises(ValueError, match="add up to 0"):
+            blend(identities, weights, spherical)
+        return
+    mixed = blend(identities, weights, spherical)
+    assert mixed.id_tokens.shape == mixed.uncond_id_tokens.shape == (1, 6, 5)
+    assert torch.isfinite(mixed.id_tokens).all()
+
+
+# Batches
+
+
+@given(st.lists(st.integers(0, 1), max_size=6), st.integers(1, 4), st.data())
+def test_batch_parts_cover_every_row_once(kinds, size, data):
+    uuids = [data.draw(st.sampled_from(["a", "b", "c"])) for _ in kinds]
+    known = data.draw(st.dictionaries(st.sampled_from("abc"), st.none() | st.booleans()))
+    options = {"cond_or_uncond": kinds, "uuids": uuids} if kinds else {}
+    total = size * max(1, len(kinds))
+    parts = list(batch_parts(total, options, Run((), known)))
+    rows = [(r, kind) for part, kind in parts for r in range(part.start, part.stop)]
+    assert [r for r, _ in rows] == list(range(total))
+    assert all(a[1] != b[1] for a, b in zip(parts, parts[1:], strict=False))
+    for row, unconditional in rows:
+        index = row // size
+        expected = kinds[index] == 1 if kinds else False
+        if kinds and known.get(uuids[index]) is not None:
+            expected = known[uuids[index]]
+        assert unconditional == expected
+
+
+# Names
+
+
+@given(st.text(max_size=40) | st.text(alphabet="./\\: aC0ON\0ü.", max_size=12))
+@example("../x")
+@example("..")
+@example("\ud800")
+@example("CON .txt")
+@example("a/../../b")
+@example("x.safetensors.safetensors")
+@settings(max_examples=300)
+def test_a_name_is_refused_or_stays_in_its_folder(name):
+    try:
+        found = checked_name(name)
+    except ValueError as error:
+        assert type(error) is ValueError
+        assert "cannot be the name" in str(error) or "reserved" in str(error)
+        return
+    file = f"{found}.safetensors"
+    assert found and len(file.encode()) <= 255
+    for kind in (PurePosixPath, PureWindowsPath):
+        path = kind("folder") / file
+        assert path.parent == kind("folder") and path.name == file and not path.is_absolute()
+    assert (Path("/folder") / file).resolve().parent == Path("/folder").resolve()
+    assert checked_name(file) == found  # the picker shows the file's name
