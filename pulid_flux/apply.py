@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from comfy.ldm.chroma.model import Chroma
 from comfy.ldm.flux.model import Flux
@@ -20,8 +22,10 @@ def apply_identity(model: ModelPatcher, applied: Applied) -> ModelPatcher:
     ``model`` itself is left as it is. An identity that can never act (weight 0, a window that
     never opens, a mask of zeros) adds nothing at all.
 
-    Raises ValueError if the model is of another kind or width, the identity of another PuLID model.
+    Raises ValueError if the model is of another kind or width, the identity of another PuLID model,
+    or a setting no number.
     """
+    check_numbers(applied)
     target = describe(model, applied)
     tokens = applied.identity.id_tokens
     if tokens.shape[-1] != applied.pulid.token_width:
@@ -40,6 +44,16 @@ def apply_identity(model: ModelPatcher, applied: Applied) -> ModelPatcher:
     terms = earlier.terms if earlier and earlier.target == target else ()
     Injection(target, (*others, applied), terms).install(patched)
     return patched
+
+
+def check_numbers(applied: Applied) -> None:
+    """Raise ValueError if a setting is no number: the API lets NaN through any range."""
+    weights = ("weight", "double_weight", "single_weight")
+    settings = {name: getattr(applied, name) for name in weights}
+    settings |= {"start_at": applied.window.start_at, "end_at": applied.window.end_at}
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}, expected a number.")
 
 
 def injection_of(model: ModelPatcher) -> Injection | None:
