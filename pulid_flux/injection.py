@@ -17,8 +17,8 @@ models of the model, so that the host loads and frees them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.patcher_extension
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from .masks import to_tokens
-from .schedule import OpenWindow
+from .run import Call, Part, Run, batch_parts, learn_conds
 from .terms import Applied, Target, Term, make_terms
 
 KEY = "pulid_flux"
@@ -39,32 +39,6 @@ NOT_INSERTED = (
     "or a pack that copies the forward). Remove or bypass that node, or start its cache after the "
     "identity's window."
 )
-
-
-@dataclass
-class Run:
-    """What one sampling run knows: windows in its sigmas, masks already resized, what happened."""
-
-    windows: tuple[OpenWindow, ...]
-    negative: dict[Any, bool] = field(default_factory=dict)  # cond uuid -> is it a negative prompt
-    masks: dict[tuple, Tensor] = field(default_factory=dict)
-    forwards: int = 0  # model calls in which an identity was to act
-    inserted: bool = False  # a block has added one
-
-
-@dataclass
-class Call:
-    """What acts in one forward; it travels as a keyword argument, so torch.compile guards it.
-
-    (torch.compile as ComfyUI uses it guards nothing inside ``transformer_options``: what stands
-    there when the graph is made would act, or not act, for ever.)
-    """
-
-    run: Run
-    tokens: int  # image tokens of the picture itself, without Kontext's references
-    # per run of batch rows of one kind: the rows, and per term its layers, gains in double blocks
-    # and gains in single blocks
-    parts: list[tuple[slice, list[tuple[nn.ModuleList, list, list]]]]
 
 
 class Injection:
@@ -89,28 +63,25 @@ class Injection:
 
     def sampler_sample(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrap one sampling run."""
-        guider = next(a for a in args if hasattr(a, "inner_model") and hasattr(a, "conds"))
+        guider = args[0]
         extra = next(a for a in args if isinstance(a, dict) and "model_options" in a)
         options = extra["model_options"]["transformer_options"]
         sigmas = options["sample_sigmas"].tolist()
-        run = self.start_run(guider.inner_model.model_sampling, sigmas, guider.conds)
+        run = self.start_run(guider.inner_model.model_sampling, sigmas)
+        noise = next(a for a in args if isinstance(a, Tensor) and a.ndim > 2)
+        run.latent = tuple(noise.shape[-2:])
+        for name, conds in getattr(guider, "conds", {}).items():
+            learn_conds(run, "negative" in name, conds or [])
         options[KEY] = run
         out = executor(*args, **kwargs)
         if run.forwards and not run.inserted:
             raise RuntimeError(NOT_INSERTED.format(forwards=run.forwards))
         return out
 
-    def start_run(self, model_sampling: Any, sigmas: list[float], conds: dict | None = None) -> Run:
+    def start_run(self, model_sampling: Any, sigmas: list[float]) -> Run:
         """Return the state of a run with the sampling settings in force now."""
-        windows = (a.window.resolve(model_sampling.percent_to_sigma, sigmas) for a in self.applied)
-        negative: dict[Any, bool] = {}
-        for name, items in (conds or {}).items():
-            for uuid in (c.get("uuid") for c in items or []):
-                is_negative = "negative" in name
-                # the host copies a cond to the other side for areas: then the index has to tell
-                if negative.setdefault(uuid, is_negative) != is_negative:
-                    negative[uuid] = None
-        return Run(tuple(windows), negative)
+        to_sigma = model_sampling.percent_to_sigma
+        return Run(tuple(a.window.resolve(to_sigma, sigmas) for a in self.applied))
 
     def apply_model(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
         """Wrap one forward: decide which identities act on which rows of the batch."""
@@ -146,14 +117,15 @@ class Injection:
         grid = [-(-size // patch) for size in x.shape[-2:]]
         modules = self.modules(base)
         parts = []
-        for rows, unconditional in batch_parts(x.shape[0], options, run):
-            gains = [self.gain(run, i, w, x, rows) if w else None for i, w in enumerate(weights)]
+        for part in batch_parts(x.shape[0], options, run):
+            gains = [self.gain(run, i, w, x, part) if w else None for i, w in enumerate(weights)]
             terms = []
             for term in self.terms:
-                double, single = ([], [])
+                double: list[Tensor | None] = []
+                single: list[Tensor | None] = []
                 for group in term.groups:
                     acting = [i for i in group.members if weights[i]]
-                    if group.unconditional != unconditional:
+                    if group.unconditional != part.unconditional:
                         acting = []
                     a = self.applied
                     double.append(total([gains[i] * a[i].double_weight for i in acting]))
@@ -161,10 +133,10 @@ class Injection:
                 if any(g is not None for g in double):
                     terms.append((modules[term.key].layers, double, single))
             if terms:
-                parts.append((rows, terms))
+                parts.append((part.rows, terms))
         return Call(run, grid[0] * grid[1], parts) if parts else None
 
-    def gain(self, run: Run, i: int, weight: float, x: Tensor, rows: slice) -> Tensor:
+    def gain(self, run: Run, i: int, weight: float, x: Tensor, part: Part) -> Tensor:
         """Return identity i's factor for each token [rows, N, 1], or one for all of them [].
 
         A tensor, since torch.compile would make a new graph for each new number; a single factor
@@ -174,11 +146,14 @@ class Injection:
         mask = self.applied[i].mask
         if mask is None:
             return factor
-        count = rows.stop - rows.start
-        key = (i, tuple(x.shape[-2:]), count, x.device)
+        size = tuple(x.shape[-2:])
+        # a call that is no area of the picture (a tile of another pack) gets the whole mask
+        area = part.area if run.latent and part.area and part.area[:2] == size else None
+        key = (i, size, area, part.rows.stop - part.rows.start, part.batch, x.device)
         if key not in run.masks:
-            tokens = to_tokens(mask, tuple(x.shape[-2:]), self.target.patch_size, count)
-            run.masks[key] = tokens.to(x.device)
+            tokens = to_tokens(mask, run.latent if area else size, self.target.patch_size, area)
+            rows = torch.arange(part.rows.start, part.rows.stop) % part.batch
+            run.masks[key] = tokens[rows % len(tokens)].to(x.device)
         return run.masks[key] * factor
 
     def modules(self, base: Any) -> dict[str, nn.Module]:
@@ -192,22 +167,6 @@ class Injection:
 def total(gains: list[Tensor]) -> Tensor | None:
     """Return the sum, or None of nothing."""
     return sum(gains[1:], gains[0]) if gains else None
-
-
-def batch_parts(total: int, options: dict, run: Run) -> Iterable[tuple[slice, bool]]:
-    """Yield (rows, are they unconditional?) for each stretch of the batch."""
-    kinds = options.get("cond_or_uncond") or [0]
-    uuids = options.get("uuids") or [None] * len(kinds)
-    negative = []
-    for index, uuid in zip(kinds, uuids, strict=False):
-        known = run.negative.get(uuid)
-        negative.append(index == 1 if known is None else known)
-    size = total // len(kinds)
-    start = 0
-    for i, kind in enumerate(negative):
-        if i + 1 == len(negative) or negative[i + 1] != kind:
-            yield slice(start, (i + 1) * size), kind
-            start = (i + 1) * size
 
 
 def diffusion_model(executor: Callable, *args: Any, **kwargs: Any) -> Any:

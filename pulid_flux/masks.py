@@ -23,16 +23,23 @@ def normalise_mask(mask: Tensor) -> Tensor | None:
     return None if bool((mask == 1).all()) else mask
 
 
-def to_tokens(mask: Tensor, latent: tuple[int, int], patch: int, rows: int) -> Tensor:
-    """mask [M, H, W] -> [rows, N, 1]: its share of each image token, N = ceil(h/p) * ceil(w/p).
+def to_tokens(
+    mask: Tensor,
+    latent: tuple[int, int],
+    patch: int,
+    area: tuple[int, int, int, int] | None = None,
+) -> Tensor:
+    """mask [M, H, W] -> [M, N, 1]: its share of each image token, N = ceil(h/p) * ceil(w/p).
 
-    ``latent`` is (h, w) of the call; an odd size is padded to the patch as FLUX pads it. Row r of
-    the batch takes mask r mod M. Shrinking averages, so soft masks stay soft.
+    ``latent`` is the picture's (h, w), ``area`` the part (h, w, top, left) that the call paints;
+    an odd size is padded to the patch as FLUX pads it. Shrinking averages, so soft masks stay soft.
     """
     size = mask.shape[-2:]
     grows = latent[0] > size[0] or latent[1] > size[1]
     mask = F.interpolate(mask[:, None], latent, mode="bilinear" if grows else "area")
-    pad = [-s % patch for s in latent]
+    if area is not None:
+        height, width, top, left = area
+        mask = mask[..., top : top + height, left : left + width]
+    pad = [-s % patch for s in mask.shape[-2:]]
     mask = F.pad(mask, (0, pad[1], 0, pad[0]), mode="replicate")
-    tokens = F.avg_pool2d(mask, patch).flatten(1)[..., None]  # [M, N, 1]
-    return tokens[torch.arange(rows) % tokens.shape[0]].clamp(0, 1)
+    return F.avg_pool2d(mask, patch).flatten(1)[..., None].clamp(0, 1)
