@@ -16,7 +16,7 @@ def too_old() -> str | None:
     """Return what to tell the user if this ComfyUI is older than ``OLDEST``, else None."""
     try:
         from comfyui_version import __version__ as found
-    except ImportError:  # the releases before 0.3.13 do not tell
+    except ImportError:  # the first releases do not tell
         found = "unknown"
     if found != "unknown" and numbers(found) >= numbers(OLDEST):
         return None

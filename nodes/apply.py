@@ -153,6 +153,9 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
         double_weight: float = 1.0,
         single_weight: float = 1.0,
     ) -> io.NodeOutput:
+        types.check_links(
+            {"attn_mask": attn_mask}, model=model, pulid_model=pulid_model, identity=identity
+        )
         applied = Applied(
             pulid_model,
             identity,

@@ -149,6 +149,8 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
         train_step: int = 1000,
         prior_image: Tensor | None = None,
     ) -> io.NodeOutput:
+        links = {"eva_clip": eva_clip, "face_analysis": face_analysis, "image": image}
+        types.check_links({"prior_image": prior_image}, pulid_model=pulid_model, **links)
         options = FusionOptions(fusion, fusion_weight_max, fusion_weight_min, train_step)
         which = (face, face_index, on_no_face, grayscale, Progress())
         features = face_features(face_analysis, eva_clip, image, *which)

@@ -66,6 +66,7 @@ class PuLIDFluxSaveIdentity(io.ComfyNode):
         precision: str,
         preview: Tensor | None = None,
     ) -> io.NodeOutput:
+        types.check_links({"preview": preview}, identity=identity)
         path = folder() / f"{checked_name(name)}.safetensors"
         if path.exists() and not overwrite:
             raise ValueError(
@@ -168,6 +169,7 @@ class PuLIDFluxBlendIdentities(io.ComfyNode):
     @classmethod
     def execute(cls, method: str, **inputs: Any) -> io.NodeOutput:
         given = [i for i in range(1, BLENDABLE + 1) if inputs.get(f"identity_{i}") is not None]
+        types.check_links({}, **{f"identity_{i}": inputs[f"identity_{i}"] for i in given})
         identities = [inputs[f"identity_{i}"] for i in given]
         weights = [inputs.get(f"weight_{i}", 1.0) for i in given]
         return io.NodeOutput(blend(identities, weights, method == "spherical"))

@@ -1,5 +1,9 @@
 """The pack's sockets."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from comfy_api.latest import io
 
 Model = io.Custom("PULID_FLUX_MODEL")
@@ -8,3 +12,11 @@ FaceAnalysis = io.Custom("PULID_FACE_ANALYSIS")
 Identity = io.Custom("PULID_IDENTITY")
 
 CATEGORY = "PuLID-Flux"
+
+
+def check_links(optional: dict[str, Any], **required: Any) -> None:
+    """Raise ValueError if a socket got a plain value: the API lets one through unseen."""
+    given = required | {name: value for name, value in optional.items() if value is not None}
+    for name, value in given.items():
+        if value is None or isinstance(value, (bool, int, float, str, list, dict)):
+            raise ValueError(f"{name} is the value {str(value)[:40]!r}, expected a link to a node.")

@@ -51,7 +51,7 @@ class PulidModel:
 
     name: str
     encoder: comfy.model_patcher.ModelPatcher  # holds an IDEncoder
-    layers: tuple[CrossAttention, ...]
+    layers: tuple[CrossAttention, ...] = field(repr=False)  # error reports print a node's inputs
     # the encoder's output for zeros, by the number of vision tokens: it depends on nothing else,
     # and costs as much as a photo
     nobody: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)

@@ -64,7 +64,7 @@ def prepare(version: str = NEWEST) -> Host:
     else:
         path = unpack_host(version)
     if python:
-        return Host(path, Path(python))
+        return Host(path, Path(python).expanduser().absolute())  # not resolved: a venv links out
     return Host(path, environment(path / "requirements.txt"))
 
 

@@ -178,7 +178,9 @@ class Server(Client):
         names = "|".join(re.escape(name) for name in self.packs)
         log = self.log.read_text(encoding="utf-8", errors="replace")
         if failed := re.search(rf"IMPORT FAILED.*[\\/]({names})\b", log):
-            raise RuntimeError(f"ComfyUI could not import {failed[1]}.{self.tail()}")
+            before = log[: failed.end()][-LOG_TAIL:]  # some hosts go on with much else
+            message = f"ComfyUI could not import {failed[1]}. Its log until then:\n"
+            raise RuntimeError(message + before)
 
     def queue(
         self, prompt: Mapping[str, dict], on_event: OnEvent | None = None, limit: float = 600.0

@@ -65,7 +65,11 @@ def test_object_info_lists_the_nodes(server):
 def test_workflow_and_its_api_form_are_the_same_graph(server, file):
     workflow = json.loads(file.read_text("utf-8"))
     expected = json.loads((WORKFLOWS / "api" / file.name).read_text("utf-8"))
-    assert api_form(workflow, server.object_info()) == expected
+    found = api_form(workflow, server.object_info())
+    for node in (*found.values(), *expected.values()):
+        if not node["class_type"].startswith("PuLID"):
+            del node["_meta"]  # the title: each host has its own names for its own nodes
+    assert found == expected
     nodes = {node["id"]: node for node in workflow["nodes"]}
     for number, source, output, target, slot, kind in workflow["links"]:
         assert number in nodes[source]["outputs"][output]["links"]
