@@ -74,7 +74,9 @@ def check_numbers(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         if not value.is_floating_point():
             continue
         # one pass over the weights; only a sum that is no number is looked at closer
-        if not torch.isfinite(value.float().sum()) and not torch.isfinite(value.float()).all():
+        wide = value if value.itemsize > 1 else value.float()  # 8-bit floats have no sum
+        total = wide.sum(dtype=torch.float32)
+        if not torch.isfinite(total) and not torch.isfinite(wide).all():
             raise ValueError(
                 f"{path}: tensor '{key}' has values that are not numbers (NaN or infinite). The "
                 f"file is damaged, or was converted wrongly: download it again."
