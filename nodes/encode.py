@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import comfy.model_management
 import comfy.utils
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -161,11 +163,33 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
             id_cond = torch.cat((prior.id_cond, id_cond))
             hidden = tuple(torch.cat(pair) for pair in zip(prior.hidden, hidden, strict=True))
         identity = make_identity(pulid_model, id_cond, hidden, options, Progress())
+        on_gpu = [
+            patcher
+            for patcher in (
+                face_analysis.sessions,
+                face_analysis.parser,
+                face_analysis.landmarks,
+                eva_clip.patcher,
+                pulid_model.encoder,
+            )
+            if patcher and not comfy.model_management.is_device_cpu(patcher.load_device)
+        ]
+        release(on_gpu)
         report(cls, features)
         crops = ui.PreviewImage(features.crops, cls=cls).as_dict()["images"]
         photos = ui.PreviewImage(plain_photos(image, features), cls=cls).as_dict()["images"]
         shown = {"images": crops, "pulid_faces": describe_faces(features, photos, face)}
         return io.NodeOutput(identity, features.crops, features.annotated, ui=shown)
+
+
+def release(patchers: list[ModelPatcher]) -> None:
+    """Take models off their devices: sampling comes next and needs the room, not them."""
+    loaded = comfy.model_management.current_loaded_models
+    keep = [
+        m for m in loaded if not any(m.model is not None and m.model.is_clone(p) for p in patchers)
+    ]
+    for device in {p.load_device for p in patchers}:
+        comfy.model_management.free_memory(1e30, device, keep)
 
 
 def report(node: type[io.ComfyNode], features: PhotoFeatures) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from pulid_pack.encoders import align, detection, landmarks, parsing, sessions
 from pulid_pack.encoders.detection import Face, face_vector, order_faces, overlap
 from pulid_pack.encoders.faces import FACE_ORDERS, align_face, detect_faces, load_face_analysis
+from pulid_pack.nodes import encode
 from standins.faces import write_face_pack, write_parsing, write_retinaface
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -337,6 +338,25 @@ def test_models_are_kept_between_runs_and_leave_when_the_host_unloads_them(files
     after = detect_faces(analysis, astronaut())
     assert held.loads == 2
     assert np.array_equal(before[0].box, after[0].box)
+
+
+def test_released_models_leave_their_device_and_others_stay(files):
+    """After encoding on a GPU nothing of the face stack stays on it; done here on the CPU."""
+    released, kept = (load(files, provider="CPU") for _ in range(2))
+
+    def use(analysis) -> None:
+        detect_faces(analysis, astronaut())
+        parsing.parse_faces(analysis.parser, torch.zeros(1, 512, 512, 3))
+
+    use(released)
+    use(kept)
+    encode.release([released.sessions, released.parser])
+    loaded = [m.model for m in comfy.model_management.current_loaded_models]
+    assert not any(m.is_clone(released.parser) or m.is_clone(released.sessions) for m in loaded)
+    assert any(m.is_clone(kept.parser) for m in loaded)
+    assert not released.sessions.model.models and kept.sessions.model.models
+    use(released)  # and they come back when they are wanted
+    assert released.sessions.model.loads == 2 and kept.sessions.model.loads == 1
 
 
 def test_loading_draws_no_random_numbers(files):
