@@ -48,7 +48,7 @@ def run(settings: Settings) -> Row:
     """Import the pack in fresh processes; add up the files of what it requires."""
     host = hosting.prepare()
     times, heavy = [], set()
-    for _ in range(settings.pick(2, 7)):
+    for _ in range(settings.pick(1, 7)):
         taken, found = import_once(host)
         times.append(taken)
         heavy |= found
