@@ -180,9 +180,9 @@ def diffusion_model(executor: Callable, *args: Any, **kwargs: Any) -> Any:
         replace = options.get("patches_replace", {})
         dit = dict(replace.get("dit", {}))
         for name, index, layer in block_layers(*depths):
-            single = name == "single_block"
+            single = name == "single_block"  # gains: in double blocks, in single blocks
             parts = [
-                (rows, [(stack[layer], (ones if single else twos)) for stack, twos, ones in layers])
+                (rows, [(stack[layer], gains[single]) for stack, *gains in layers])
                 for rows, layers in call.parts
             ]
             dit[name, index] = IdentityBlock(call, parts, single, dit.get((name, index)))
