@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+from collections.abc import Iterator
 from types import ModuleType
 
 PIP_NAMES = {
@@ -20,7 +23,8 @@ def require(module: str, purpose: str) -> ModuleType:
     Raises RuntimeError with the install line when the package, or one that it imports, is absent.
     """
     try:
-        return importlib.import_module(module)
+        with no_update_check():
+            return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".")[0]
         names = sorted({PIP_NAMES.get(name, name) for name in (package, *absent(error))})
@@ -32,11 +36,26 @@ def require(module: str, purpose: str) -> ModuleType:
         ) from error
 
 
+@contextlib.contextmanager
+def no_update_check() -> Iterator[None]:
+    """Keep an import off the network: insightface 0.7 imports albumentations, which asks PyPI."""
+    name = "NO_ALBUMENTATIONS_UPDATE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def absent(error: BaseException | None) -> list[str]:
-    """Return the top-level names of the modules that ``error`` and its causes did not find."""
+    """Return the top-level names of the modules that ``error`` and what led to it did not find."""
     names = []
     while error:
         if isinstance(error, ModuleNotFoundError) and error.name:
             names.append(error.name.split(".")[0])
-        error = error.__cause__
+        error = error.__cause__ or error.__context__  # insightface 0.7 raises without "from"
     return names

@@ -39,7 +39,10 @@ ARCHIVES = {
 TORCH = ("torch==2.14.1", "torchvision==0.29.1")
 TORCHAUDIO = "torchaudio==2.11.0"
 PACK_REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt")
-OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
+OLDEST_PACKAGES = ROOT / "tests" / "oldest.txt"
+PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
+# Two test files at a time: one core waits for a server or a page while the other computes.
+WORKERS = ("-n", "2", "--dist", "loadfile")
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,10 @@ class Host:
     python: Path
 
 
-def prepare(version: str = NEWEST) -> Host:
+def prepare(version: str = NEWEST, oldest: bool = False) -> Host:
     """Return the host to use, setting it up first if it is not there yet.
 
+    oldest: with the oldest packages that the pack promises to work with.
     Raises RuntimeError if ``COMFYUI_PATH`` is no ComfyUI folder, if this Python is too old or too
     new, or if a download does not have the recorded sha256.
     """
@@ -65,7 +69,7 @@ def prepare(version: str = NEWEST) -> Host:
         path = unpack_host(version)
     if python:
         return Host(path, Path(python).expanduser().absolute())  # not resolved: a venv links out
-    return Host(path, environment(path / "requirements.txt"))
+    return Host(path, environment(path / "requirements.txt", oldest))
 
 
 def run_inside(host: Host, script: Path, arguments: Sequence[str]) -> None:
@@ -112,15 +116,16 @@ def safe_extraction() -> dict[str, str]:
     return {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
-def environment(host_requirements: Path) -> Path:
-    """Return the interpreter of a virtual environment for the host, made if needed.
+def environment(host_requirements: Path, oldest: bool = False) -> Path:
+    """Return the interpreter of a virtual environment of this Python for the host, made if needed.
 
+    oldest: take the oldest packages that the pack promises to work with, for the matrix.
     The stamp is written last and removed first: an environment without one is half-made and is
     thrown away; one with another stamp is brought up to date in place.
     """
-    if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
+    if sys.version_info[:2] not in PYTHONS:
         raise RuntimeError(f"Python 3.10 to 3.13 is needed, this is {sys.version.split()[0]}.")
-    folder = HOST_DIR / "venv"
+    folder = HOST_DIR / "venv-{}.{}{}".format(*sys.version_info[:2], "-oldest" if oldest else "")
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = folder / "ready"
     host_lines = [
@@ -128,7 +133,8 @@ def environment(host_requirements: Path) -> Path:
         for line in host_requirements.read_text(encoding="utf-8").splitlines()
         if not re.fullmatch(r"\s*torch(vision|audio)?\s*", line)
     ]
-    wanted = "\n".join([sys.version, *TORCH, TORCHAUDIO, *host_lines])
+    pinned = "\n".join([*TORCH, *([OLDEST_PACKAGES.read_text("utf-8")] if oldest else [])])
+    wanted = "\n".join([sys.version, pinned, TORCHAUDIO, *host_lines])
     wanted += "".join(f.read_text(encoding="utf-8") for f in PACK_REQUIREMENTS)
     wanted = hashlib.sha256(wanted.encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == wanted:
@@ -143,7 +149,7 @@ def environment(host_requirements: Path) -> Path:
     say("installing torch, ComfyUI's packages and ours: several GB, minutes the first time")
     with tempfile.TemporaryDirectory(dir=HOST_DIR, prefix="pins-") as scratch:
         pins = Path(scratch, "constraints.txt")
-        pins.write_text("\n".join(TORCH))
+        pins.write_text(pinned, encoding="utf-8")
         lines = Path(scratch, "host.txt")
         lines.write_text("\n".join(host_lines), encoding="utf-8")
         files = [part for f in (lines, *PACK_REQUIREMENTS) for part in ("-r", str(f))]
@@ -191,4 +197,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    print(prepare())
+    print(prepare(oldest="--oldest" in sys.argv[1:]).python)

@@ -1,16 +1,18 @@
-"""Run the quick tests against every ComfyUI that the pack promises to work on; print a table.
+"""Run the quick tests on every ComfyUI and every Python that the pack promises; print tables.
 
-    python scripts/matrix.py                   all
-    python scripts/matrix.py 0.16.3 0.30.0     these versions
+    python scripts/matrix.py                   all of them
+    python scripts/matrix.py 0.16.3 3.13       these versions of ComfyUI and of Python
 
-The versions share one environment, the newest one's: what differs is ComfyUI itself. Ends with 1
-if a test failed.
+The ComfyUIs share one environment, the newest one's: what differs is ComfyUI itself. Each Python
+that is on this machine gets an environment of its own (several GB) with the newest ComfyUI; the
+oldest Python gets the oldest packages. Ends with 1 if a test failed.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -23,57 +25,112 @@ import hosting
 # the demo see little of it, and the browser comes with the frontend package.
 LIBRARY = ("golden", "injection", "cross_attention", "checkpoint", "identity", "folders", "legacy")
 SERVER = ("server", "legacy")
+# What meets the packages besides: photos, face models, files, and the pack as a whole.
+PACKAGES = ("faces", "features", "faults", "properties", "security", "eva_clip")
 QUICK = ("-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-k", "not demo")
+PYTHONS = [f"{major}.{minor}" for major, minor in hosting.PYTHONS]
+VERSIONS = (
+    "import sys, numpy, insightface;"
+    "print(sys.version.split()[0], numpy.__version__, insightface.__version__)"
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One version's outcome: what pytest counted in either set, and whether both passed."""
+    """One version's outcome: the cells of its table, and whether its tests passed."""
 
-    version: str
-    library: str
-    server: str
+    cells: tuple[str, ...]
     passed: bool
-    seconds: float
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         """Return the row of a Markdown table."""
         result = "passes" if self.passed else "FAILS"
-        return f"| {self.version} | {self.library} | {self.server} | {result} |"
+        return f"| {' | '.join(self.cells)} | {result} |"
 
 
 def main(versions: list[str]) -> int:
     """Run the versions given, or all, and return the exit code."""
-    unknown = [version for version in versions if version not in hosting.ARCHIVES]
+    known = [*hosting.ARCHIVES, *PYTHONS]
+    unknown = [version for version in versions if version not in known]
     if unknown:
-        print(f"There is no archive of {', '.join(unknown)}, only {', '.join(hosting.ARCHIVES)}.")
+        print(f"There is no {', '.join(unknown)} here, only {', '.join(known)}.")
         return 2
     for name in ("COMFYUI_PATH", "COMFYUI_PYTHON"):  # here the versions say which host it is
         os.environ.pop(name, None)
+    wanted = versions or known
     python = hosting.prepare().python
-    rows = []
-    for version in versions or hosting.ARCHIVES:
-        rows.append(row(version, python))
-        print(f"{rows[-1]} {rows[-1].seconds:.0f} s", flush=True)
-    print("\n| ComfyUI | library tests | server tests | result |\n|---|---|---|---|")
-    print(*rows, sep="\n")
-    return 0 if all(row.passed for row in rows) else 1
+    hosts = [told(host_row(v, python)) for v in wanted if v in hosting.ARCHIVES]
+    pythons = []
+    for version in (v for v in wanted if v in PYTHONS):
+        if interpreter := find_python(version):
+            pythons.append(told(python_row(version, interpreter)))
+        else:
+            print(f"Python {version} is not on this machine.", flush=True)
+    show("| ComfyUI | library tests | server tests | result |", hosts)
+    show("| Python | numpy | insightface | tests | result |", pythons)
+    return 0 if all(row.passed for row in (*hosts, *pythons)) else 1
 
 
-def row(version: str, python: Path) -> Row:
-    """Run both sets of tests against ``version``."""
+def told(row: Row) -> Row:
+    """Print a row as soon as there is one."""
+    print(f"{row} {row.seconds:.0f} s", flush=True)
+    return row
+
+
+def show(head: str, rows: list[Row]) -> None:
+    """Print a Markdown table, if it has rows."""
+    if rows:
+        print(f"\n{head}", "|---" * (head.count("|") - 1) + "|", *rows, sep="\n")
+
+
+def host_row(version: str, python: Path) -> Row:
+    """Run the library's and the server's tests against ComfyUI ``version``."""
     start = time.monotonic()
     path = hosting.unpack_host(version)
     library, library_passed = run(LIBRARY, "not server", path, python)
     server, server_passed = run(SERVER, "server", path, python)
-    seconds = time.monotonic() - start
-    return Row(version, library, server, library_passed and server_passed, seconds)
+    passed = library_passed and server_passed
+    return Row((version, library, server), passed, time.monotonic() - start)
+
+
+def python_row(version: str, interpreter: Path) -> Row:
+    """Run the library's and the packages' tests on Python ``version`` and the newest ComfyUI."""
+    start = time.monotonic()
+    command = [str(interpreter), str(Path(hosting.__file__))]
+    if version == PYTHONS[0]:
+        command.append("--oldest")
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    python = Path(output.splitlines()[-1])
+    found = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True)
+    path = hosting.unpack_host(hosting.NEWEST)
+    counts, passed = run((*LIBRARY, *PACKAGES), "not server and not browser", path, python)
+    cells = (*found.stdout.splitlines()[-1].split(), counts)
+    return Row(cells, passed, time.monotonic() - start)
+
+
+def find_python(version: str) -> Path | None:
+    """Return a Python ``version`` of this machine: on PATH, from pyenv or Windows' launcher."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    commands = [
+        [sys.executable],
+        [shutil.which(f"python{version}")],
+        *([str(path)] for path in sorted(pyenv.glob(f"versions/{version}.*/bin/python"))),
+        [shutil.which("py"), f"-{version}"],
+    ]
+    ask = "import sys; print(sys.executable, '{}.{}'.format(*sys.version_info), sep='\\n')"
+    for command in commands:
+        if command[0]:
+            done = subprocess.run([*command, "-c", ask], capture_output=True, text=True)
+            if done.returncode == 0 and done.stdout.split("\n")[1:2] == [version]:
+                return Path(done.stdout.split("\n")[0])
+    return None
 
 
 def run(names: tuple[str, ...], marks: str, path: Path, python: Path) -> tuple[str, bool]:
     """Return what pytest counted, such as "180 passed, 2 skipped", and whether all is well."""
     files = [f"tests/test_{name}.py" for name in names]
-    command = [str(python), "-m", "pytest", *files, *QUICK, "-m", marks]
+    command = [str(python), "-m", "pytest", *files, *QUICK, *hosting.WORKERS, "-m", marks]
     hosts = {"COMFYUI_PATH": str(path), "COMFYUI_PYTHON": str(python)}
     done = subprocess.run(
         command,

@@ -2,6 +2,7 @@
 
     python scripts/test.py                 all
     python scripts/test.py -k mask -x      what is given goes to pytest
+    python scripts/test.py -n 0 -s         in one process, with what the tests print
 
 Exits with pytest's code; a check that cannot run here fails, except the GPU's.
 """
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> int:
     checks = [
         [python, "-m", "ruff", "check", "."],
         [python, "-m", "ruff", "format", "--check", "."],
-        [python, "-m", "pytest", "tests", "-q", *arguments],
+        [python, "-m", "pytest", "tests", "-q", *hosting.WORKERS, *arguments],
     ]
     # idle torch threads give way: several processes share the cores during the server tests
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ}

