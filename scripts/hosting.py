@@ -41,8 +41,8 @@ TORCHAUDIO = "torchaudio==2.11.0"
 PACK_REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt")
 OLDEST_PACKAGES = ROOT / "tests" / "oldest.txt"
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
-# Two test files at a time: one core waits for a server or a page while the other computes.
-WORKERS = ("-n", "2", "--dist", "loadfile")
+# Two test files at a time, in order: one waits for a server or a page while the other computes.
+WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,7 @@ def main(versions: list[str]) -> int:
     for name in ("COMFYUI_PATH", "COMFYUI_PYTHON"):  # here the versions say which host it is
         os.environ.pop(name, None)
     wanted = versions or known
-    python = hosting.prepare().python
-    hosts = [told(host_row(v, python)) for v in wanted if v in hosting.ARCHIVES]
+    hosts = [told(host_row(version)) for version in wanted if version in hosting.ARCHIVES]
     pythons = []
     for version in (v for v in wanted if v in PYTHONS):
         if interpreter := find_python(version):
@@ -84,9 +83,10 @@ def show(head: str, rows: list[Row]) -> None:
         print(f"\n{head}", "|---" * (head.count("|") - 1) + "|", *rows, sep="\n")
 
 
-def host_row(version: str, python: Path) -> Row:
+def host_row(version: str) -> Row:
     """Run the library's and the server's tests against ComfyUI ``version``."""
     start = time.monotonic()
+    python = hosting.prepare().python
     path = hosting.unpack_host(version)
     library, library_passed = run(LIBRARY, "not server", path, python)
     server, server_passed = run(SERVER, "server", path, python)

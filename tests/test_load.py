@@ -1,4 +1,4 @@
-"""A long queue of mixed work on one server: memory stays, and plain FLUX stays bit-identical."""
+"""A long queue of mixed work on one server: nothing piles up, plain FLUX stays bit-identical."""
 
 from __future__ import annotations
 
@@ -134,6 +134,14 @@ def clear_queue(server) -> None:
     server.open("/queue", b'{"clear": true}').close()
 
 
+def census(server) -> dict[str, int]:
+    """Return how many models are alive when no prompt needs any."""
+    result = server.queue({"1": {"class_type": "ModelCensus", "inputs": {}}})
+    assert result.error is None, result.error
+    (counts,) = result.outputs["1"]["census"]
+    return counts
+
+
 def run_queue(server, work: Work, total: int) -> tuple[Counter, list[float]]:
     """Work off ``total`` prompts; return what became of them and the memory after each batch."""
     process = psutil.Process(server.process.pid)
@@ -174,11 +182,17 @@ def run_queue(server, work: Work, total: int) -> tuple[Counter, list[float]]:
 
 def check(server, basic, photos, total: int) -> None:
     """Hold a queue of ``total`` prompts to the promises above."""
-    ends, memory = run_queue(server, Work(basic, photos), total)
+    work = Work(basic, photos)
+    assert server.queue(work.make(0, "two people")).error is None
+    before = census(server)
+    ends, memory = run_queue(server, work, total)
+    after = census(server)
     warm = [rss for number, rss in memory if number >= WARM_UP]
     log.info(
-        "%s; after warm-up %.0f MB, at most %.0f MB, at the end %.0f MB",
+        "%s; models %s, then %s; after warm-up %.0f MB, at most %.0f MB, at the end %.0f MB",
         dict(ends),
+        before,
+        after,
         warm[0] / 1e6,
         max(warm) / 1e6,
         warm[-1] / 1e6,
@@ -190,6 +204,8 @@ def check(server, basic, photos, total: int) -> None:
         and ends["left"]
         and ends["cleared"]
     ), ends
+    assert after == before
+    assert "memory leak with model" not in server.log.read_text(encoding="utf-8", errors="replace")
     assert warm[-1] - warm[0] < GROWTH, [(n, rss // 10**6) for n, rss in memory]
 
 

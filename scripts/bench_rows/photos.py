@@ -64,6 +64,7 @@ def run(settings: Settings) -> Row:
         models, loads = load_all(Path(scratch), settings.pick(2, 3))
         loaded = process_peak()
         several = settings.pick(2, 8)
+        whole(models, portrait())  # a warm-up
         stages = {
             1: staged(models, 1, settings.pick(1, 5)),
             several: staged(models, several, settings.pick(1, 3)),
@@ -136,7 +137,6 @@ def staged(models: Models, count: int, rounds: int) -> dict[str, list[float]]:
     """Time every stage on ``count`` photos, then all of it as the node does it."""
     images = portrait().repeat(count, 1, 1, 1)
     times: dict[str, list[float]] = {}
-    whole(models, images[:1])  # a warm-up
     for _ in range(rounds):
         found = one_by_one(models, images)
         found["photo to identity"] = seconds(lambda: whole(models, images), CPU)

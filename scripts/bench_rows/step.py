@@ -24,7 +24,7 @@ from torch import Tensor
 from .layer import devices, name_of
 from .reference import WIDTH, authors_attention, filled, id_tokens, true_pulid
 from .rows import Check, Column, Row, Settings
-from .timing import Spread, seconds
+from .timing import Spread, peak_bytes, seconds
 
 DOUBLES, SINGLES = 2, 4
 TEXT_TOKENS = 256
@@ -33,15 +33,17 @@ PEOPLE = (1, 2, 4)
 WEIGHT = 0.9
 COLUMNS = [
     Column("case", "case"),
-    Column("people", "identities"),
+    Column("people", "identities", "{:.0f}"),
     Column("step_seconds", "step without, s", "{:.2f}"),
     Column("authors_share", "authors' share, %", "{:.2f}", 100),
     Column("ours_share", "our share, %", "{:.2f}", 100),
     Column("share_ratio", "ours / authors'", "{:.2f}"),
+    Column("authors_peak", "authors' peak, MB (CUDA)", "{:.0f}", 1e-6),
+    Column("ours_peak", "our peak, MB (CUDA)", "{:.0f}", 1e-6),
 ]
 
 Block = tuple[str, int]
-Hook = Callable[[dict, dict, dict], object]  # args, extra, what the block returned
+Hook = Callable[[dict, dict, dict], dict]  # args, extra, what the block returned -> the same
 Tally = dict[tuple[int, int], float]  # (step, round) -> seconds in all hooks of that step
 
 
@@ -56,7 +58,7 @@ def run(settings: Settings) -> Row:
         for side in settings.pick((32,), (64, 128)):
             steps = settings.pick(1, 3 if side == 64 else 2)
             latent = filled((1, 16, side, side), 1, dtype).to(device)
-            records += measure(model, pulid, latent, steps, settings.pick(3, 5))
+            records += measure(model, pulid, latent, steps, settings.pick(2, 5))
     checks = [
         Check(
             f"share of a true-width step, ours / authors': {r['case']}, 1 identity",
@@ -109,6 +111,8 @@ def measure(
             "people": people,
             "step_seconds": asdict(Spread.of(bare)),
             **compare(probe.times[f"authors {people}"], probe.times[f"ours {people}"], bare),
+            "authors_peak": peak(model, latent, probe.hooks[f"authors {people}"]),
+            "ours_peak": peak(model, latent, probe.hooks[f"ours {people}"]),
         }
         for people in PEOPLE
     ]
@@ -177,6 +181,22 @@ class BlockProbe:
         return out
 
 
+def peak(model: ModelPatcher, latent: Tensor, hooks: dict[Block, Hook]) -> int | None:
+    """Return what a step with ``hooks`` allocates at most beyond the weights; None on a CPU."""
+    dit = {block: Hooked(hook) for block, hook in hooks.items()}
+    return peak_bytes(lambda: forward(model, latent, dit), latent.device)
+
+
+@dataclass(frozen=True)
+class Hooked:
+    """A block with what is put behind it."""
+
+    hook: Hook
+
+    def __call__(self, args: dict, extra: dict) -> dict:
+        return self.hook(args, extra, extra["original_block"](args))
+
+
 def forward(model: ModelPatcher, latent: Tensor, dit: dict) -> None:
     """Run FLUX once with ``dit`` in place of blocks."""
     like = {"device": latent.device, "dtype": latent.dtype}
@@ -229,13 +249,13 @@ def authors_hooks(pulid: PulidModel, people: int, latent: Tensor) -> dict[Block,
     layers = [layer.to(latent.device, latent.dtype) for layer in pulid.layers]
 
     def hook_of(name: str, layer: CrossAttention) -> Hook:
-        def hook(args: dict, extra: dict, out: dict) -> Tensor:
+        def hook(args: dict, extra: dict, out: dict) -> dict:
             img = out["img"]
             text = TEXT_TOKENS if name == "single_block" else 0  # it comes first
             picture = img[:, text:]
             for identity in tokens:
                 picture = picture + WEIGHT * authors_attention(layer, identity, picture)
-            return torch.cat((img[:, :text], picture), 1) if text else picture
+            return {**out, "img": torch.cat((img[:, :text], picture), 1) if text else picture}
 
         return hook
 

@@ -14,6 +14,7 @@ sys.path.append(str(ROOT / "scripts"))
 
 WORKFLOWS = ROOT / "workflows"
 TEXT_ENCODER_PACK = Path(__file__).parent / "text_encoder_pack"
+CENSUS_PACK = Path(__file__).parent / "census_pack"
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 NOTES = ("Note", "MarkdownNote")
 
@@ -26,10 +27,10 @@ def models() -> Path:
 
 @pytest.fixture(scope="session")
 def server(host, models):
-    """Return a running ComfyUI with the pack, stand-in models and the small text encoder."""
+    """Return a running ComfyUI with the pack, stand-ins and a node that counts models."""
     from serving import Server
 
-    with Server(host, models, [TEXT_ENCODER_PACK]) as running:
+    with Server(host, models, [TEXT_ENCODER_PACK, CENSUS_PACK]) as running:
         yield running
 
 
