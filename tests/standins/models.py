@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from standins.pulid import write_pulid
 from standins.vae import write_vae
 
 ROOT = Path(__file__).resolve().parents[2]
+HOST_DIR = ROOT / ".host"
 WRITERS = ("eva", "faces", "flux", "models", "pulid", "vae")
 FLUX = "diffusion_models/flux1-dev.safetensors"
 VAE = "vae/ae.safetensors"
@@ -29,38 +31,39 @@ PARSING = "facexlib/parsing_bisenet.pth"
 RETINAFACE = "facexlib/detection_Resnet50_Final.pth"
 
 
-def prepare_models(parent: Path = ROOT / ".host") -> Path:
-    """Return the stand-in models folder below ``parent``, written if this version has none yet.
+def prepare_models(parent: Path = HOST_DIR) -> Path:
+    """Return the stand-in models folder below ``parent``, written if this version has none yet."""
+    return prepare_folder("standin-models", WRITERS, write_files, parent)
 
-    Folders of other versions go after an hour, when nobody is likely to use them any more.
+
+def prepare_folder(
+    name: str, writers: Sequence[str], write: Callable[[Path], None], parent: Path = HOST_DIR
+) -> Path:
+    """Return a folder ``name``-version below ``parent``, made by ``write`` if it is not there.
+
+    writers: the modules beside this one whose sources make the version. Folders of other versions
+    go after an hour, when nobody is likely to use them any more. A new one appears in one rename,
+    so a run that was cut off leaves nothing half-made under its name.
     """
-    sources = [Path(__file__).with_name(f"{name}.py") for name in WRITERS]
+    sources = [Path(__file__).with_name(f"{writer}.py") for writer in writers]
     version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-    folder = parent / f"standin-models-{version}"
-    for other in parent.glob("standin-models-*"):
+    folder = parent / f"{name}-{version}"
+    for other in parent.glob(f"{name}-*"):
         if other != folder and time.time() - other.stat().st_mtime > 3600:
             shutil.rmtree(other, ignore_errors=True)
-    write_models(folder)
-    return folder
-
-
-def write_models(folder: Path) -> None:
-    """Make ``folder`` a models folder of stand-ins, unless it is there already.
-
-    It appears in one rename, so a run that was cut off leaves nothing half-made under its name.
-    """
     if folder.is_dir():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}-"))
+        return folder
+    parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=parent, prefix=f"{folder.name}-"))
     try:
-        write_files(scratch)
+        write(scratch)
         os.replace(scratch, folder)
     except OSError:
         if not folder.is_dir():  # else another process was faster, with the same files
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    return folder
 
 
 def write_files(folder: Path) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -21,7 +19,7 @@ from standins.flux import (
     write_chroma,
     write_flux,
 )
-from standins.models import prepare_models
+from standins.models import HOST_DIR, WRITERS, prepare_folder, prepare_models
 from standins.pulid import write_pulid
 
 FILL = "diffusion_models/flux1-fill-dev.safetensors"
@@ -35,23 +33,15 @@ IDENTITY = "pulid_identities/person.safetensors"
 HIDDEN, TOKENS, TOKEN_WIDTH = 128, 32, 96
 
 
-def prepare_more_models(parent: Path | None = None) -> Path:
+def prepare_more_models(parent: Path = HOST_DIR) -> Path:
     """Return a models folder with the usual stand-ins and these, written once for a version."""
-    usual = prepare_models() if parent is None else prepare_models(parent)
-    version = hashlib.sha256(usual.name.encode() + Path(__file__).read_bytes()).hexdigest()[:12]
-    folder = usual.parent / f"workflow-models-{version}"
-    if not folder.is_dir():
-        scratch = Path(tempfile.mkdtemp(dir=usual.parent, prefix=f"{folder.name}-"))
-        try:
-            shutil.copytree(usual, scratch, copy_function=link_or_copy, dirs_exist_ok=True)
-            write_more_models(scratch)
-            os.replace(scratch, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same files
-                raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return folder
+
+    def write(folder: Path) -> None:
+        usual = prepare_models(parent)
+        shutil.copytree(usual, folder, copy_function=link_or_copy, dirs_exist_ok=True)
+        write_more_models(folder)
+
+    return prepare_folder("workflow-models", (*WRITERS, "more"), write, parent)
 
 
 def link_or_copy(source: str, target: str) -> None:
