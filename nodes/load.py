@@ -7,12 +7,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..encoders.eva_clip import load_eva_clip
-from ..encoders.faces import load_face_analysis
+from ..encoders.faces import PROVIDER_CHOICES, load_face_analysis
 from ..pulid_flux.checkpoint import load_pulid
 from . import folders, types
 from .feedback import show
 
-PROVIDERS = ["auto", "CPU", "CUDA", "ROCM", "CoreML", "DirectML"]
 OWN_KEYPOINTS = "model pack"
 
 
@@ -100,7 +99,7 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "provider",
-                    options=PROVIDERS,
+                    options=list(PROVIDER_CHOICES),
                     default="auto",
                     tooltip="Where the face models run. auto takes an accelerator if onnxruntime "
                     "has one; the CPU needs 0.1 to 1 s a photo and no graphics memory.",
