@@ -90,9 +90,7 @@ def by_rank(tokens: Tensor, low: float, high: float) -> Tensor:
 
     The smallest norm gets ``low``, the largest ``high``, the others evenly between.
     """
-    ranks = (
-        tokens.norm(dim=2).argsort(0).argsort(0)
-    )  # [M, T]; argsort once gives an order, not ranks
+    ranks = tokens.norm(dim=2).argsort(0).argsort(0)  # [M, T]; once gives an order, not ranks
     weights = torch.linspace(low, high, len(tokens))[ranks]
     return torch.einsum("mtc,mt->tc", tokens, weights)
 
