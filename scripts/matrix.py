@@ -97,11 +97,14 @@ def host_row(version: str) -> Row:
 def python_row(version: str, interpreter: Path) -> Row:
     """Run the library's and the packages' tests on Python ``version`` and the newest ComfyUI."""
     start = time.monotonic()
-    command = [str(interpreter), str(Path(hosting.__file__))]
+    python = None
     if version == PYTHONS[0]:
-        command.append("--oldest")
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    python = Path(output.splitlines()[-1])
+        python = environment(interpreter, "--oldest")
+        if python is None:  # the old insightface comes as source and wants a compiler
+            print(f"Python {version} could not install the oldest packages; it takes the newest.")
+    python = python or environment(interpreter)
+    if python is None:
+        return Row((version, "", "", "no environment"), False, time.monotonic() - start)
     found = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True)
     path = hosting.unpack_host(hosting.NEWEST)
     counts, passed = run((*LIBRARY, *PACKAGES), "not server and not browser", path, python)
@@ -109,8 +112,18 @@ def python_row(version: str, interpreter: Path) -> Row:
     return Row(cells, passed, time.monotonic() - start)
 
 
+def environment(interpreter: Path, *options: str) -> Path | None:
+    """Return the Python of ``interpreter``'s environment for the host; None if it was not made."""
+    command = [str(interpreter), str(Path(hosting.__file__)), *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    return Path(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+
+
 def find_python(version: str) -> Path | None:
-    """Return a Python ``version`` of this machine: on PATH, from pyenv or Windows' launcher."""
+    """Return a Python ``version`` of this machine: on PATH, from pyenv or Windows' launcher.
+
+    One that cannot make environments (some systems leave those modules out) does not count.
+    """
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     commands = [
         [sys.executable],
@@ -118,7 +131,8 @@ def find_python(version: str) -> Path | None:
         *([str(path)] for path in sorted(pyenv.glob(f"versions/{version}.*/bin/python"))),
         [shutil.which("py"), f"-{version}"],
     ]
-    ask = "import sys; print(sys.executable, '{}.{}'.format(*sys.version_info), sep='\\n')"
+    ask = "import ensurepip, sys, venv; print(sys.executable)"
+    ask += "; print('{}.{}'.format(*sys.version_info))"
     for command in commands:
         if command[0]:
             done = subprocess.run([*command, "-c", ask], capture_output=True, text=True)
