@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -23,8 +24,10 @@ def require(module: str, purpose: str) -> ModuleType:
     Raises RuntimeError with the install line when the package, or one that it imports, is absent.
     """
     try:
-        with no_update_check():
-            return importlib.import_module(module)
+        if module not in sys.modules:  # the environment is touched once, not with every photo
+            with no_update_check():
+                importlib.import_module(module)
+        return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".")[0]
         names = sorted({PIP_NAMES.get(name, name) for name in (package, *absent(error))})

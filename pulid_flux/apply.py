@@ -25,7 +25,7 @@ def apply_identity(model: ModelPatcher, applied: Applied) -> ModelPatcher:
     Raises ValueError if the model is of another kind or width, the identity of another PuLID model,
     or a setting no number.
     """
-    check_numbers(applied)
+    check_settings(applied)
     target = describe(model, applied)
     tokens = applied.identity.id_tokens
     if tokens.shape[-1] != applied.pulid.token_width:
@@ -46,7 +46,7 @@ def apply_identity(model: ModelPatcher, applied: Applied) -> ModelPatcher:
     return patched
 
 
-def check_numbers(applied: Applied) -> None:
+def check_settings(applied: Applied) -> None:
     """Raise ValueError if a setting is no number: the API lets NaN through any range."""
     weights = ("weight", "double_weight", "single_weight")
     settings = {name: getattr(applied, name) for name in weights}

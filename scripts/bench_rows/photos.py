@@ -129,7 +129,7 @@ def load_all(folder: Path, rounds: int) -> tuple[Models, dict[str, dict]]:
             times.append(time.perf_counter() - start)
         loaded.append(model)
         size = sum(file.stat().st_size for file in files)
-        figures[what] = {"one": asdict(Spread.of(times)), "size": size, "first": times[0]}
+        figures[what] = {"one": asdict(Spread.of(times)), "size": size}
     return Models(*loaded), figures
 
 
