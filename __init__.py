@@ -2,7 +2,7 @@
 
 import logging
 
-from .host import too_old
+from .host_versions import too_old
 
 WEB_DIRECTORY = "./js"
 

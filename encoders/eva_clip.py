@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
 
-from ..weight_files import read_state_dict
+from ..state_dicts import read_state_dict
 from .packages import require
 from .pixels import preprocess
 from .weights import device_of, hold, load_strictly, on_device

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..weight_files import read_state_dict
+from ..state_dicts import read_state_dict
 from .detection import Face, overlap
 from .packages import require
 from .weights import device_of, hold, load_strictly, on_device

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..weight_files import read_state_dict
+from ..state_dicts import read_state_dict
 from .packages import require
 from .weights import device_of, hold, load_strictly, on_device
 

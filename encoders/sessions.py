@@ -12,7 +12,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 
-from ..weight_files import check_download, megabytes
+from ..state_dicts import check_download, megabytes
 from .packages import require
 
 log = logging.getLogger(__name__)

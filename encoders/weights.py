@@ -9,7 +9,7 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from ..weight_files import check_shapes
+from ..state_dicts import check_shapes
 
 
 def load_strictly(

@@ -2,7 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, encode, folders, identities, keeping, legacy, load
+from . import apply, encode, folders, identities, keeping, load
+from .old_packs import prompts
 
 NODES: list[type[io.ComfyNode]] = [
     *load.NODES,
@@ -15,7 +16,7 @@ NODES: list[type[io.ComfyNode]] = [
 class PuLIDFluxExtension(ComfyExtension):
     async def on_load(self) -> None:
         folders.register()
-        await legacy.register()
+        await prompts.register()
         await keeping.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -9,12 +9,12 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
+from ..identity.identity import Identity
+from ..identity.masks import normalise_mask
+from ..identity.window import CURVES, Window
 from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
-from ..pulid_flux.identity import Identity
-from ..pulid_flux.masks import normalise_mask
-from ..pulid_flux.schedule import CURVES, Window
-from ..pulid_flux.terms import UNCONDITIONAL, Applied
+from ..pulid_flux.folding import UNCONDITIONAL, Applied
 from . import types
 from .encode import face_inputs
 

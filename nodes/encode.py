@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..encoders.eva_clip import EvaClip
 from ..encoders.faces import FACE_ORDERS, FaceAnalysis, PhotoFeatures, agreement, face_features
-from ..host import newer
+from ..host_versions import newer
+from ..identity.fusion import FUSIONS, FusionOptions, make_identity
 from ..pulid_flux.checkpoint import PulidModel
-from ..pulid_flux.fusion import FUSIONS, FusionOptions, make_identity
 from . import types
 from .feedback import Progress, show
 
@@ -162,7 +162,7 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
             prior = face_features(face_analysis, eva_clip, prior_image[:1], FACE_ORDERS[0])
             id_cond = torch.cat((prior.id_cond, id_cond))
             hidden = tuple(torch.cat(pair) for pair in zip(prior.hidden, hidden, strict=True))
-        identity = make_identity(pulid_model, id_cond, hidden, options, Progress())
+        identity = make_identity(pulid_model.id_encoder, id_cond, hidden, options, Progress())
         on_gpu = [
             patcher
             for patcher in (
@@ -170,7 +170,7 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
                 face_analysis.parser,
                 face_analysis.landmarks,
                 eva_clip.patcher,
-                pulid_model.encoder,
+                pulid_model.id_encoder.patcher,
             )
             if patcher and not comfy.model_management.is_device_cpu(patcher.load_device)
         ]

@@ -11,9 +11,9 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..host import newer
-from ..pulid_flux.identity import Identity
-from ..pulid_flux.identity_files import blend, checked_name, load_identity, save_identity
+from ..host_versions import newer
+from ..identity.files import blend, checked_name, load_identity, save_identity
+from ..identity.identity import Identity
 from . import folders, types
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}

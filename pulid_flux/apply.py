@@ -10,8 +10,8 @@ from comfy.ldm.flux.model import Flux
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from .injection import KEY, Injection, block_layers
-from .terms import Applied, Target
+from .folding import Applied, Target
+from .hooks import KEY, Injection, block_layers
 
 SUPPORTED = "FLUX.1 (dev, schnell, Krea, Fill, Kontext and their pruned forms) and Chroma"
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import comfy.model_management
-import comfy.model_patcher
-import comfy.ops
 import torch
 from torch import Tensor
 
-from ..weight_files import check_shapes, read_state_dict
+from ..identity.id_encoder import IDEncoder, load_id_encoder
+from ..state_dicts import check_shapes, read_state_dict
 from .cross_attention import HEAD_DIM, CrossAttention
-from .id_encoder import HEAD_DIM as ENCODER_HEAD_DIM
-from .id_encoder import SCALES, IDEncoder, count
 
 WHAT = "PuLID-FLUX model"
 EXPECTED = (
@@ -47,14 +43,11 @@ OTHER_MODELS = (
 
 @dataclass(frozen=True)
 class PulidModel:
-    """A PuLID-FLUX file: the ID encoder in the host's hands, the layers as they stand in it."""
+    """A PuLID-FLUX file: what makes tokens, and the layers that show them to FLUX."""
 
     name: str
-    encoder: comfy.model_patcher.ModelPatcher  # holds an IDEncoder
+    id_encoder: IDEncoder
     layers: tuple[CrossAttention, ...] = field(repr=False)  # error reports print a node's inputs
-    # the encoder's output for zeros, by the number of vision tokens: it depends on nothing else,
-    # and costs as much as a photo
-    nobody: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def dim(self) -> int:
@@ -88,9 +81,9 @@ def from_state_dict(state_dict: dict[str, Tensor], name: str) -> PulidModel:
         raise ValueError(
             f"{what}: tensor '{bad}' is {state_dict[bad].dtype}, not a float. {ADVICE}"
         )
-    encoder = {k[14:]: v for k, v in state_dict.items() if k.startswith("pulid_encoder.")}
+    id_encoder = load_id_encoder(state_dict, "pulid_encoder.", name, what, ADVICE)
     layers = {k[9:]: v for k, v in state_dict.items() if k.startswith("pulid_ca.")}
-    return PulidModel(name, build_encoder(encoder, what), build_layers(layers, what))
+    return PulidModel(name, id_encoder, build_layers(layers, what))
 
 
 def check_kind(state_dict: dict[str, Tensor], what: str) -> None:
@@ -136,34 +129,6 @@ def build_layers(state_dict: dict[str, Tensor], what: str) -> tuple[CrossAttenti
     return tuple(
         CrossAttention(**{field: state_dict[f"{i}.{key}"] for key, field in LAYER_KEYS.items()})
         for i in range(total)
-    )
-
-
-def build_encoder(state_dict: dict[str, Tensor], what: str) -> comfy.model_patcher.ModelPatcher:
-    """Return the ID encoder in a ModelPatcher."""
-    sizes = {k: v.shape for k, v in state_dict.items()}
-    dtype = state_dict["latents"].dtype if "latents" in state_dict else torch.float32
-    try:
-        encoder = IDEncoder(sizes, comfy.ops.manual_cast, device="meta", dtype=dtype)
-    except (KeyError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"{what}: the ID encoder has no usable tensor 'pulid_encoder.{error.args[0]}'. {ADVICE}"
-        ) from error
-    expected = {f"pulid_encoder.{k}": v.shape for k, v in encoder.state_dict().items()}
-    found = {f"pulid_encoder.{k}": v for k, v in sizes.items()}
-    check_shapes(found, expected, what)
-    depth, inner = count(sizes, "layers"), sizes["layers.0.0.to_q.weight"][0]
-    if depth % SCALES or inner % ENCODER_HEAD_DIM:
-        raise ValueError(
-            f"{what}: the ID encoder has {depth} layers of {inner} values, expected a multiple of "
-            f"{SCALES} layers of a multiple of {ENCODER_HEAD_DIM} values. {ADVICE}"
-        )
-    encoder.load_state_dict(state_dict, assign=True)
-    encoder.eval().requires_grad_(False)
-    return comfy.model_patcher.CoreModelPatcher(
-        encoder,
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pulid_pack.identity.id_encoder import encode_each, encode_joint
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from pulid_pack.pulid_flux.checkpoint import from_state_dict, load_pulid
-from pulid_pack.pulid_flux.identity import encode_each, encode_joint
 from safetensors.torch import save_file
 from standins.flux import flux_shapes, random_weights
 from standins.lab import TOKEN_WIDTH, person, small_flux, small_pulid
@@ -30,15 +30,17 @@ def test_sizes_come_from_the_tensors(tmp_path, hidden, token_width, layers, enco
     assert (pulid.dim, pulid.token_width, len(pulid.layers)) == (hidden, token_width, layers)
     hidden_states = tuple(torch.randn(3, 17, 128) for _ in range(5))
     id_cond = torch.randn(3, 576)
-    assert encode_joint(pulid, id_cond, hidden_states).shape == (1, 32, token_width)
-    assert encode_each(pulid, id_cond, hidden_states).shape == (3, 32, token_width)
+    assert encode_joint(pulid.id_encoder, id_cond, hidden_states).shape == (1, 32, token_width)
+    assert encode_each(pulid.id_encoder, id_cond, hidden_states).shape == (3, 32, token_width)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bit_files(tmp_path, dtype):
     save_file({k: v.to(dtype) for k, v in weights().items()}, tmp_path / "a.safetensors")
     pulid = load_pulid(tmp_path / "a.safetensors")
-    tokens = encode_each(pulid, torch.randn(1, 576), tuple(torch.randn(1, 9, 128) for _ in "12345"))
+    tokens = encode_each(
+        pulid.id_encoder, torch.randn(1, 576), tuple(torch.randn(1, 9, 128) for _ in "12345")
+    )
     assert tokens.dtype == torch.float32 and torch.isfinite(tokens).all()
 
 
@@ -195,4 +197,6 @@ def test_an_identity_of_another_width():
 def test_face_features_of_another_width():
     pulid = small_pulid()
     with pytest.raises(ValueError, match="takes face features of 576 values.*give 500 and 128"):
-        encode_each(pulid, torch.zeros(1, 500), tuple(torch.zeros(1, 9, 128) for _ in range(5)))
+        encode_each(
+            pulid.id_encoder, torch.zeros(1, 500), tuple(torch.zeros(1, 9, 128) for _ in range(5))
+        )

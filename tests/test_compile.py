@@ -7,7 +7,7 @@ import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
-from pulid_pack.pulid_flux.injection import KEY
+from pulid_pack.pulid_flux.hooks import KEY
 from standins.lab import person, sample, small_flux, small_pulid
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -19,8 +19,7 @@ from pulid_pack.encoders.eva_clip import (
     run_tower,
 )
 from pulid_pack.encoders.pixels import whiten
-from pulid_pack.pulid_flux.checkpoint import PulidModel
-from pulid_pack.pulid_flux.identity import encode_joint, encode_nothing
+from pulid_pack.identity.id_encoder import encode_joint, encode_zeros
 from safetensors.torch import load_file, save_file
 from standins.eva import EVA_FILE, EVA_POOLED, EVA_SIDE, eva_shapes, write_eva_clip
 from test_golden import encoder  # noqa: F401  a fixture
@@ -75,10 +74,9 @@ def test_aligned_face_to_tokens_meets_the_authors(full, encoder):  # noqa: F811
     raw, _ = run_tower(full, features)
     close(raw, golden["pooled"])
     pooled, hidden = encode_pixels(full, features)
-    pulid = PulidModel("golden", encoder, ())
     id_cond = torch.cat((golden["arcface"], pooled), dim=-1)
-    close(encode_joint(pulid, id_cond, hidden), golden["id_tokens"])
-    close(encode_nothing(pulid, hidden), golden["uncond_id_tokens"])
+    close(encode_joint(encoder, id_cond, hidden), golden["id_tokens"])
+    close(encode_zeros(encoder, hidden), golden["uncond_id_tokens"])
 
 
 def test_every_size_is_read_from_the_file(tmp_path):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from pulid_pack.encoders import eva_clip, landmarks, parsing, sessions
+from pulid_pack.identity.files import load_identity, save_identity
 from pulid_pack.pulid_flux.checkpoint import load_pulid
-from pulid_pack.pulid_flux.identity_files import load_identity, save_identity
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from standins.eva import EVA_POOLED, EVA_WIDTH, write_eva_clip

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from pulid_pack.pulid_flux.identity_files import save_identity
+from pulid_pack.identity.files import save_identity
 from standins.lab import person
 from standins.server import described_inputs, node_of, set_inputs
 

@@ -10,10 +10,11 @@ import comfy.sd
 import pytest
 import torch
 from golden.weights import golden_input, golden_state_dict
+from pulid_pack.identity.id_encoder import load_id_encoder
+from pulid_pack.identity.identity import Identity
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
-from pulid_pack.pulid_flux.checkpoint import build_encoder, build_layers, from_state_dict
+from pulid_pack.pulid_flux.checkpoint import build_layers, from_state_dict
 from pulid_pack.pulid_flux.cross_attention import FoldedLayer
-from pulid_pack.pulid_flux.identity import Identity
 from safetensors.torch import load_file
 from standins.pulid import encoder_shapes
 
@@ -48,9 +49,9 @@ def test_cross_attention_folded():
 
 @pytest.fixture(scope="module")
 def encoder():
-    state_dict = sub_state_dict(MANIFEST["idformer"]["shapes"], "pulid_encoder.")
+    state_dict = golden_state_dict(MANIFEST["idformer"]["shapes"])
     with torch.inference_mode():
-        return build_encoder(state_dict, "golden")
+        return load_id_encoder(state_dict, "pulid_encoder.", "golden", "golden", "")
 
 
 def id_inputs() -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -60,18 +61,20 @@ def id_inputs() -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 def test_id_encoder(encoder):
     id_cond, hidden = id_inputs()
-    close(encoder.model(id_cond[:, None], hidden), golden("idformer")["out"])
+    close(encoder.patcher.model(id_cond[:, None], hidden), golden("idformer")["out"])
 
 
 def test_id_encoder_of_nothing(encoder):
     id_cond, hidden = id_inputs()
-    out = encoder.model(torch.zeros_like(id_cond)[:, None], [torch.zeros_like(h) for h in hidden])
+    out = encoder.patcher.model(
+        torch.zeros_like(id_cond)[:, None], [torch.zeros_like(h) for h in hidden]
+    )
     close(out, golden("idformer")["uncond"])
 
 
 def test_id_encoder_of_two_faces(encoder):
     two = golden_input("idformer.id_cond_two", (1, 2, 1280))
-    close(encoder.model(two, id_inputs()[1]), golden("idformer")["two_faces"])
+    close(encoder.patcher.model(two, id_inputs()[1]), golden("idformer")["two_faces"])
 
 
 def flux_model():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hosting import ARCHIVES, NEWEST
-from pulid_pack import host as versions
+from pulid_pack import host_versions as versions
 
 ROOT = Path(__file__).resolve().parent.parent
 LOAD = """

@@ -7,15 +7,16 @@ import random
 import numpy as np
 import pytest
 import torch
-from pulid_pack.nodes.identities import PuLIDFluxBlendIdentities
-from pulid_pack.pulid_flux.fusion import FUSIONS, FusionOptions, fuse, make_identity
-from pulid_pack.pulid_flux.identity import Identity, encode_each, encode_joint
-from pulid_pack.pulid_flux.identity_files import (
+from pulid_pack.identity.files import (
     blend,
     checked_name,
     load_identity,
     save_identity,
 )
+from pulid_pack.identity.fusion import FUSIONS, FusionOptions, fuse, make_identity
+from pulid_pack.identity.id_encoder import encode_each, encode_joint
+from pulid_pack.identity.identity import Identity
+from pulid_pack.nodes.identities import PuLIDFluxBlendIdentities
 from safetensors.torch import save_file
 from standins.lab import person, small_pulid
 
@@ -102,8 +103,8 @@ def test_train_weight_goes_towards_the_prior():
 @pytest.mark.parametrize("mode", FUSIONS)
 def test_one_photo_is_itself_in_every_mode(mode):
     pulid, (id_cond, hidden) = small_pulid(), photos(1)
-    found = make_identity(pulid, id_cond, hidden, FusionOptions(mode))
-    expected = encode_each(pulid, id_cond, hidden)
+    found = make_identity(pulid.id_encoder, id_cond, hidden, FusionOptions(mode))
+    expected = encode_each(pulid.id_encoder, id_cond, hidden)
     torch.testing.assert_close(found.id_tokens, expected, rtol=0, atol=1e-5)
 
 
@@ -111,7 +112,7 @@ def test_one_photo_is_itself_in_every_mode(mode):
 def test_every_mode_encodes_and_leaves_the_random_states_alone(mode):
     pulid, (id_cond, hidden) = small_pulid(), photos(3)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    found = make_identity(pulid, id_cond, hidden, FusionOptions(mode, train_steps=5))
+    found = make_identity(pulid.id_encoder, id_cond, hidden, FusionOptions(mode, train_steps=5))
     assert found.id_tokens.shape == (1, 96 if mode == "concat" else 32, 96)
     assert found.uncond_id_tokens.shape == (1, 32, 96)
     assert random.getstate() == states[0]
@@ -121,10 +122,10 @@ def test_every_mode_encodes_and_leaves_the_random_states_alone(mode):
 
 def test_joint_is_all_photos_side_by_side():
     pulid, (id_cond, hidden) = small_pulid(), photos(3)
-    joint = encode_joint(pulid, id_cond, hidden)
-    apart = encode_each(pulid, id_cond, hidden).mean(0, keepdim=True)
+    joint = encode_joint(pulid.id_encoder, id_cond, hidden)
+    apart = encode_each(pulid.id_encoder, id_cond, hidden).mean(0, keepdim=True)
     assert (joint - apart).abs().max() > 1e-3
-    turned = encode_joint(pulid, id_cond.flip(0), tuple(h.flip(0) for h in hidden))
+    turned = encode_joint(pulid.id_encoder, id_cond.flip(0), tuple(h.flip(0) for h in hidden))
     # attention does not know the photos' order
     torch.testing.assert_close(joint, turned, rtol=1e-3, atol=1e-4)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
-from pulid_pack.pulid_flux import terms
+from pulid_pack.pulid_flux import folding as terms
 from pulid_pack.pulid_flux.apply import injection_of
 from pulid_pack.pulid_flux.checkpoint import from_state_dict
 from pulid_pack.pulid_flux.cross_attention import FoldedLayer, PlainLayer
-from pulid_pack.pulid_flux.injection import NOT_INSERTED, Injection
-from pulid_pack.pulid_flux.terms import Group, Target, folded_term
+from pulid_pack.pulid_flux.folding import Group, Target, folded_term
+from pulid_pack.pulid_flux.hooks import NOT_INSERTED, Injection
 from standins.flux import random_weights, write_flux
 from standins.lab import LATENT, cond, identity_layers, person, sample, small_flux, small_pulid
 from standins.pulid import cross_attention_shapes, encoder_shapes
@@ -360,7 +360,7 @@ def test_what_sampling_needs_on_the_device(flux, pulid):
     model = apply(flux, pulid, person(1), unconditional="none")
     required = model.get_nested_additional_models()
     assert [p.model for p in required] == identity_layers(model)
-    assert pulid.encoder not in required
+    assert pulid.id_encoder.patcher not in required
 
 
 def test_one_folded_identity_is_small():

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pulid_pack.nodes import folders, legacy, legacy_files
-from pulid_pack.nodes.legacy_table import FACES, OLD, TABLE
+from pulid_pack.nodes import folders
+from pulid_pack.nodes.old_packs import files as old_files
+from pulid_pack.nodes.old_packs import prompts as old_prompts
+from pulid_pack.nodes.old_packs.table import FACES, OLD, TABLE
 
 SAMPLES = Path(__file__).parent / "legacy"
 REAL = Path(__file__).resolve().parents[2] / "shared" / "legacy-workflows"
@@ -154,7 +156,7 @@ def assert_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
         options = before[old["options"][0]]["inputs"] if "options" in old else {}
         assert new.get("face") == FACES.get(options.get("input_faces_order"))
         assert new.get("face_index") == options.get("input_faces_index")
-        for name, kind in zip(legacy.PARTS.values(), legacy.NEW_PARTS, strict=True):
+        for name, kind in zip(old_prompts.PARTS.values(), old_prompts.NEW_PARTS, strict=True):
             assert after[new[name][0]]["class_type"] == kind
             assert new[name][1] == 0
         assert after[new["model"][0]]["class_type"] in ("UNETLoader", "PuLIDFluxApply")
@@ -167,7 +169,7 @@ def assert_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
 def test_rewriting_keeps_every_value_and_link(path):
     before = old_prompt(read(path))
     given = copy.deepcopy(before)
-    after = legacy.upgrade(before)
+    after = old_prompts.upgrade(before)
     assert before == given, "the prompt given was changed"
     assert_kept(before, after)
     files = of_kind(before, "PulidFluxModelLoader") + of_kind(before, "NunchakuPuLIDLoaderV2")
@@ -188,8 +190,8 @@ def test_values_come_from_the_file_where_the_page_left_them_out(path):
         if node["type"] in ("PulidFluxModelLoader", "NunchakuPuLIDLoaderV2"):
             node["widgets_values"][0] = STAND_INS["pulid_file"]
     info = {"extra_pnginfo": {"workflow": workflow}}
-    after = legacy.on_prompt({"prompt": bare, "extra_data": info})["prompt"]
-    assert after == legacy.upgrade(whole)
+    after = old_prompts.on_prompt({"prompt": bare, "extra_data": info})["prompt"]
+    assert after == old_prompts.upgrade(whole)
 
 
 def test_loaders_without_a_choice_take_the_file_that_is_there(tmp_path, monkeypatch):
@@ -204,7 +206,7 @@ def test_loaders_without_a_choice_take_the_file_that_is_there(tmp_path, monkeypa
         monkeypatch.setitem(
             folder_paths.folder_names_and_paths, name, ([str(tmp_path / "x")], set())
         )
-    after = legacy.upgrade(old_prompt(read(SAMPLES / "lldacing_plain.json")))
+    after = old_prompts.upgrade(old_prompt(read(SAMPLES / "lldacing_plain.json")))
     (eva,) = of_kind(after, "PuLIDFluxLoadEVACLIP")
     (faces,) = of_kind(after, "PuLIDFluxLoadInsightFace")
     assert eva["model_name"] == "my_eva.pt"
@@ -219,19 +221,19 @@ def test_nothing_happens_while_the_old_pack_is_installed(monkeypatch):
     before = {"prompt": old_prompt(read(SAMPLES / "balazik_mask.json"))}
     for kind in OLD:
         monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, kind, object)
-    assert legacy.on_prompt(before) is before
+    assert old_prompts.on_prompt(before) is before
     workflow = read(SAMPLES / "nunchaku_mask.json")
-    assert legacy_files.prepare(workflow)["nodes"] == workflow["nodes"]
+    assert old_files.prepare(workflow)["nodes"] == workflow["nodes"]
 
 
 @pytest.mark.parametrize("data", [{}, {"prompt": None}, {"prompt": {"1": {"class_type": "X"}}}])
 def test_other_prompts_pass_untouched(data):
-    assert legacy.on_prompt(data) is data
+    assert old_prompts.on_prompt(data) is data
 
 
 def test_face_detector_gets_the_models_it_did_not_need():
     before = old_prompt(read(SAMPLES / "lldacing.json"))
-    after = legacy.upgrade(before)
+    after = old_prompts.upgrade(before)
     (encode,) = of_kind(after, "PuLIDFluxEncodeIdentity")
     assert (encode["face"], encode["face_index"]) == ("rightmost", 0)
     assert encode["pulid_model"] == ["20", 0]
@@ -239,7 +241,7 @@ def test_face_detector_gets_the_models_it_did_not_need():
     shown = {tuple(inputs["images"]) for inputs in of_kind(after, "PreviewImage")}
     assert shown == {("52", 1), ("52", 2)}, "the crops and the photo with boxes"
     alone = {k: n for k, n in before.items() if k in ("4", "22", "51", "52", "53")}
-    after = legacy.upgrade(alone)
+    after = old_prompts.upgrade(alone)
     (encode,) = of_kind(after, "PuLIDFluxEncodeIdentity")
     assert after[encode["pulid_model"][0]]["class_type"] == "PuLIDFluxLoadModel"
     assert after[encode["eva_clip"][0]]["class_type"] == "PuLIDFluxLoadEVACLIP"
@@ -250,7 +252,7 @@ def test_pass_through_without_a_model_leaves_nothing_behind():
         "1": {"class_type": "FixPulidFluxPatch", "inputs": {}},
         "2": {"class_type": "KSampler", "inputs": {"model": ["1", 0], "seed": 1}},
     }
-    assert legacy.upgrade(prompt) == {"2": {"class_type": "KSampler", "inputs": {"seed": 1}}}
+    assert old_prompts.upgrade(prompt) == {"2": {"class_type": "KSampler", "inputs": {"seed": 1}}}
 
 
 def test_windows_path_is_found(tmp_path, monkeypatch):
@@ -259,8 +261,10 @@ def test_windows_path_is_found(tmp_path, monkeypatch):
     (tmp_path / "flux").mkdir()
     (tmp_path / "flux" / "pulid.safetensors").touch()
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "pulid", ([str(tmp_path)], set()))
-    assert legacy.same_file(folders.PULID, "flux\\pulid.safetensors") == "flux/pulid.safetensors"
-    assert legacy.same_file(folders.PULID, "not\\there.pt") == "not\\there.pt"
+    assert (
+        old_prompts.same_file(folders.PULID, "flux\\pulid.safetensors") == "flux/pulid.safetensors"
+    )
+    assert old_prompts.same_file(folders.PULID, "not\\there.pt") == "not\\there.pt"
 
 
 def replaced(workflow: dict[str, Any]) -> dict[str, Any]:
@@ -270,7 +274,7 @@ def replaced(workflow: dict[str, Any]) -> dict[str, Any]:
     for node in workflow["nodes"]:
         if node["type"] not in OLD:
             continue
-        rule = legacy.node_replace(OLD[node["type"]]).as_dict()
+        rule = old_prompts.node_replace(OLD[node["type"]]).as_dict()
         stored = dict(
             zip(rule["old_widget_ids"] or [], node.get("widgets_values") or [], strict=False)
         )
@@ -288,15 +292,15 @@ def replaced(workflow: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.json")), ids=lambda path: path.stem)
 def test_files_and_prompts_are_upgraded_alike(path):
     workflow = read(path)
-    prepared = legacy_files.prepare(workflow)
+    prepared = old_files.prepare(workflow)
     assert_links_hold(prepared)
-    from_prompt = legacy.upgrade(old_prompt(workflow))
+    from_prompt = old_prompts.upgrade(old_prompt(workflow))
     kinds = {str(n["id"]): n["type"] for n in prepared["nodes"]}
     from_file = replaced(prepared)
     (apply,) = [inputs for kind, inputs in from_file.values() if kind == "PuLIDFluxApply"]
     (expected,) = of_kind(from_prompt, "PuLIDFluxApply")
     for name, value in apply.items():
-        if name in legacy.PARTS.values():
+        if name in old_prompts.PARTS.values():
             old, new = kinds[str(value[0])], from_prompt[expected[name][0]]["class_type"]
             assert OLD[old].new_id == new
         elif isinstance(value, list):
@@ -306,7 +310,7 @@ def test_files_and_prompts_are_upgraded_alike(path):
         else:  # filled in so that later places could be reached: the new node's own default
             own = {
                 i.id: i.default
-                for i in legacy.CLASSES["PuLIDFluxApply"].define_schema().inputs
+                for i in old_prompts.CLASSES["PuLIDFluxApply"].define_schema().inputs
                 if hasattr(i, "default")
             }
             assert value == own[name], name
@@ -333,8 +337,8 @@ def test_table_names_inputs_that_exist():
     for old in TABLE:
         if not old.new_id:
             continue
-        rule = legacy.node_replace(old)
-        schema = legacy.CLASSES[old.new_id].define_schema()
+        rule = old_prompts.node_replace(old)
+        schema = old_prompts.CLASSES[old.new_id].define_schema()
         known = {i.id for i in schema.inputs}
         assert {one["new_id"] for one in rule.input_mapping or []} <= known
         assert all(one["new_idx"] < len(schema.outputs) for one in rule.output_mapping)
@@ -363,11 +367,11 @@ def test_server_offers_the_table_to_the_page(server):
     rules = server.get("/node_replacements")
     for old in TABLE:
         if old.new_id and not old.passes:
-            assert rules[old.id] == [legacy.node_replace(old).as_dict()]
+            assert rules[old.id] == [old_prompts.node_replace(old).as_dict()]
     workflow = read(SAMPLES / "nunchaku_mask.json")
     body = json.dumps(workflow).encode()
-    with server.open(legacy_files.ROUTE, body) as answer:
-        assert json.load(answer) == legacy_files.prepare(workflow)
+    with server.open(old_files.ROUTE, body) as answer:
+        assert json.load(answer) == old_files.prepare(workflow)
 
 
 @pytest.mark.server

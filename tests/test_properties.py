@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from pulid_pack.identity.files import blend, checked_name
+from pulid_pack.identity.fusion import FUSIONS, FusionOptions, fuse
+from pulid_pack.identity.identity import Identity
+from pulid_pack.identity.masks import normalise_mask, to_tokens
+from pulid_pack.identity.rows import Run, batch_parts
+from pulid_pack.identity.window import CURVES, Window
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
-from pulid_pack.pulid_flux.fusion import FUSIONS, FusionOptions, fuse
-from pulid_pack.pulid_flux.identity import Identity
-from pulid_pack.pulid_flux.identity_files import blend, checked_name
-from pulid_pack.pulid_flux.masks import normalise_mask, to_tokens
-from pulid_pack.pulid_flux.run import Run, batch_parts
-from pulid_pack.pulid_flux.schedule import CURVES, Window
 from standins.lab import person, small_flux, small_pulid
 
 # derandomised: a test that failed here fails again everywhere

@@ -13,7 +13,17 @@ import pytest
 from standins.server import ROOT
 
 FOUND = {version: path for version in matrix.PYTHONS if (path := matrix.find_python(version))}
-FOLDERS = ("", "nodes", "pulid_flux", "encoders", "scripts", "scripts/bench_rows", "tests")
+FOLDERS = (
+    "",
+    "nodes",
+    "nodes/old_packs",
+    "identity",
+    "pulid_flux",
+    "encoders",
+    "scripts",
+    "scripts/bench_rows",
+    "tests",
+)
 COMPILE = """
 import sys, warnings
 warnings.simplefilter("error")

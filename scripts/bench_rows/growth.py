@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
+from pulid_pack.identity.fusion import FusionOptions, make_identity
+from pulid_pack.identity.identity import Identity
+from pulid_pack.identity.window import Window
 from pulid_pack.pulid_flux.checkpoint import from_state_dict
 from pulid_pack.pulid_flux.cross_attention import folded_cost, plain_cost
-from pulid_pack.pulid_flux.fusion import FusionOptions, make_identity
-from pulid_pack.pulid_flux.identity import Identity
-from pulid_pack.pulid_flux.injection import add_identity
-from pulid_pack.pulid_flux.schedule import Window
-from pulid_pack.pulid_flux.terms import Applied, Target, make_terms
+from pulid_pack.pulid_flux.folding import Applied, Target, make_terms
+from pulid_pack.pulid_flux.hooks import add_identity
 from standins.pulid import cross_attention_shapes
 
 from .layer import image
@@ -138,4 +138,4 @@ def by_photos(sizes: Sequence[int], rounds: int) -> dict:
 
 def encode_work(pulid, id_cond: torch.Tensor, hidden: tuple[torch.Tensor, ...]) -> Work:
     """Return one run of the ID encoder on all photos, and on nothing."""
-    return lambda: make_identity(pulid, id_cond, hidden, FusionOptions())
+    return lambda: make_identity(pulid.id_encoder, id_cond, hidden, FusionOptions())

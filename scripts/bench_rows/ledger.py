@@ -6,9 +6,9 @@ import math
 
 import torch
 from pulid_pack.encoders.sessions import ANTELOPEV2
-from pulid_pack.pulid_flux.identity import Identity
-from pulid_pack.pulid_flux.schedule import Window
-from pulid_pack.pulid_flux.terms import UNCONDITIONAL, Applied, Target, make_terms
+from pulid_pack.identity.identity import Identity
+from pulid_pack.identity.window import Window
+from pulid_pack.pulid_flux.folding import UNCONDITIONAL, Applied, Target, make_terms
 from standins.eva import eva_shapes
 
 from .reference import TOKEN_WIDTH, WIDTH, id_tokens, true_pulid

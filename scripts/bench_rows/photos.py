@@ -26,9 +26,9 @@ from pulid_pack.encoders.faces import (
 from pulid_pack.encoders.parsing import parse_faces
 from pulid_pack.encoders.photo import annotate
 from pulid_pack.encoders.pixels import normalise, whiten
+from pulid_pack.identity.fusion import FusionOptions, make_identity
+from pulid_pack.identity.id_encoder import encode_joint, encode_zeros
 from pulid_pack.pulid_flux.checkpoint import PulidModel, load_pulid
-from pulid_pack.pulid_flux.fusion import FusionOptions, make_identity
-from pulid_pack.pulid_flux.identity import encode_joint, encode_nothing
 from torch import Tensor
 
 from .rows import Check, Column, Row, Settings
@@ -148,7 +148,7 @@ def staged(models: Models, count: int, rounds: int) -> dict[str, list[float]]:
 def whole(models: Models, images: Tensor) -> None:
     """Do what Encode PuLID Identity does."""
     features = face_features(models.analysis, models.eva, images)
-    make_identity(models.pulid, features.id_cond, features.hidden, FusionOptions())
+    make_identity(models.pulid.id_encoder, features.id_cond, features.hidden, FusionOptions())
 
 
 def one_by_one(models: Models, images: Tensor) -> dict[str, float]:
@@ -170,8 +170,8 @@ def one_by_one(models: Models, images: Tensor) -> dict[str, float]:
     pixels = timed("resize", lambda: normalise(torch.stack(crops), eva.image_size))
     pooled, hidden = timed(EVA_STAGE, lambda: encode_pixels(eva, pixels))
     id_cond = torch.cat((torch.stack(vectors), pooled), -1)
-    timed("ID encoder", lambda: encode_joint(models.pulid, id_cond, hidden))
-    timed("ID encoder, zero identity", lambda: encode_nothing(models.pulid, hidden))
+    timed("ID encoder", lambda: encode_joint(models.pulid.id_encoder, id_cond, hidden))
+    timed("ID encoder, zero identity", lambda: encode_zeros(models.pulid.id_encoder, hidden))
     return times
 
 

@@ -11,13 +11,13 @@ import comfy.model_management
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
+from pulid_pack.identity.identity import Identity
+from pulid_pack.identity.window import Window
 from pulid_pack.pulid_flux.apply import apply_identity, injection_of
 from pulid_pack.pulid_flux.checkpoint import PulidModel
 from pulid_pack.pulid_flux.cross_attention import CrossAttention
-from pulid_pack.pulid_flux.identity import Identity
-from pulid_pack.pulid_flux.injection import KEY, IdentityBlock, block_layers, diffusion_model
-from pulid_pack.pulid_flux.schedule import Window
-from pulid_pack.pulid_flux.terms import Applied
+from pulid_pack.pulid_flux.folding import Applied
+from pulid_pack.pulid_flux.hooks import KEY, IdentityBlock, block_layers, diffusion_model
 from standins.flux import TEXT_POOLED, TEXT_WIDTH, flux_shapes
 from torch import Tensor
 

@@ -8,9 +8,9 @@ import comfy.samplers
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
+from pulid_pack.identity.identity import Identity
 from pulid_pack.pulid_flux.checkpoint import PulidModel, from_state_dict
-from pulid_pack.pulid_flux.identity import Identity
-from pulid_pack.pulid_flux.injection import KEY
+from pulid_pack.pulid_flux.hooks import KEY
 from torch import Tensor
 
 from standins.flux import TEXT_POOLED, TEXT_WIDTH, flux_shapes, random_weights

@@ -101,8 +101,8 @@ def write_controlnet(path: Path, depth: int = 2) -> None:
 
 def write_identity(path: Path) -> None:
     """Write an identity as Save PuLID Identity does."""
-    from pulid_pack.pulid_flux.identity import Identity
-    from pulid_pack.pulid_flux.identity_files import save_identity
+    from pulid_pack.identity.files import save_identity
+    from pulid_pack.identity.identity import Identity
 
     generator = torch.Generator().manual_seed(10)
     tokens = torch.randn(2, 1, TOKENS, TOKEN_WIDTH, generator=generator)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checkpoint import PulidModel
-from .identity import Identity, encode_each, encode_joint, encode_nothing
+from .id_encoder import IDEncoder, encode_each, encode_joint, encode_zeros
+from .identity import Identity
 
 FUSIONS = (
     "joint",
@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 
 
 def make_identity(
-    pulid: PulidModel,
+    encoder: IDEncoder,
     id_cond: Tensor,
     hidden: tuple[Tensor, ...],
     options: FusionOptions,
@@ -52,10 +52,10 @@ def make_identity(
 ) -> Identity:
     """Encode M photos of one person: id_cond [M, 1280], five hidden states [M, S, 1024]."""
     if options.mode == "joint":
-        tokens = encode_joint(pulid, id_cond, hidden)
+        tokens = encode_joint(encoder, id_cond, hidden)
     else:
-        tokens = fuse(encode_each(pulid, id_cond, hidden), options, progress)
-    return Identity(tokens, encode_nothing(pulid, hidden))
+        tokens = fuse(encode_each(encoder, id_cond, hidden), options, progress)
+    return Identity(tokens, encode_zeros(encoder, hidden))
 
 
 def fuse(tokens: Tensor, options: FusionOptions, progress: Progress | None = None) -> Tensor:

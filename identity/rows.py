@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .schedule import OpenWindow
+from .window import OpenWindow
 
 
 @dataclass

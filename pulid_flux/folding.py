@@ -13,10 +13,10 @@ import torch
 from comfy.model_patcher import CoreModelPatcher, ModelPatcher
 from torch import Tensor, nn
 
+from ..identity.identity import Identity
+from ..identity.window import Window
 from .checkpoint import PulidModel
 from .cross_attention import CrossAttention, FoldedLayer, PlainLayer, folded_cost, plain_cost
-from .identity import Identity
-from .schedule import Window
 
 UNCONDITIONAL = ("zero identity", "same identity", "none")
 

@@ -46,7 +46,7 @@ TARGET = {"model": "model", "image": "image", "attn_mask": "attn_mask"}
 PARTS = {"pulid_flux": "pulid_model", "eva_clip": "eva_clip", "face_analysis": "face_analysis"}
 # They averaged several photos, and gave both sides of true CFG the same identity.
 AS_BEFORE = {"fusion": "mean", "unconditional": "same identity"}
-# No older node has these two: they stand where ``legacy_files`` puts what an options node chose.
+# No older node has these two: they stand where ``files`` puts what an options node chose.
 FACE = {"face": "face", "face_index": "face_index"}
 FACES = {
     "left-right": "leftmost",
@@ -61,7 +61,7 @@ PROVIDERS = {"CUDA": "auto", "ROCM": "auto", "CoreML": "auto", "gpu": "auto", "c
 
 TABLE = (
     Old("PulidFluxModelLoader", "PuLIDFluxLoadModel", 1, {"pulid_file": "model_name"}),
-    # it had no widget; ``legacy_files`` keeps the file that nunchaku's loader named here
+    # it had no widget; ``files`` keeps the file that nunchaku's loader named here
     Old("PulidFluxEvaClipLoader", "PuLIDFluxLoadEVACLIP", 1, {"eva_clip_file": "model_name"}),
     Old(
         "PulidFluxInsightFaceLoader",

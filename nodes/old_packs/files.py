@@ -15,7 +15,7 @@ from aiohttp import web
 
 import nodes as host
 
-from .legacy_table import OLD
+from .table import OLD
 
 Node = dict[str, Any]
 ROUTE = "/pulid_flux/prepare_file"

@@ -1,6 +1,6 @@
 """Workflows made for older PuLID-FLUX packs, upgraded to this pack's nodes.
 
-One table (``legacy_table``) serves both ways in: ComfyUI's node replacement for files opened in the
+One table (``table``) serves both ways in: ComfyUI's node replacement for files opened in the
 page, and a step before validation for prompts posted to the API. A node is left alone while its own
 pack is there.
 """
@@ -17,9 +17,9 @@ from server import PromptServer
 
 import nodes as host
 
-from . import apply, encode, folders, load
-from .legacy_files import serve
-from .legacy_table import OLD, PARTS, TABLE, Old
+from .. import apply, encode, folders, load
+from .files import serve
+from .table import OLD, PARTS, TABLE, Old
 
 log = logging.getLogger(__name__)
 

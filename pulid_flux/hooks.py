@@ -27,9 +27,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from .masks import to_tokens
-from .run import Call, Part, Run, batch_parts, learn_conds
-from .terms import Applied, Target, Term, make_terms
+from ..identity.masks import to_tokens
+from ..identity.rows import Call, Part, Run, batch_parts, learn_conds
+from .folding import Applied, Target, Term, make_terms
 
 KEY = "pulid_flux"
 NOT_INSERTED = (

@@ -1,0 +1,116 @@
+"""The ID encoder of a PuLID file, and how faces become ID tokens with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from torch import Tensor
+
+from ..state_dicts import check_shapes
+from .id_former import HEAD_DIM, SCALES, IDFormer, read_sizes
+
+
+@dataclass(frozen=True)
+class IDEncoder:
+    """An IDFormer in the host's hands."""
+
+    file: str  # the file it comes from, for messages
+    patcher: comfy.model_patcher.ModelPatcher  # holds the IDFormer
+    # its output for zeros, by the number of vision tokens: it depends on nothing else, and costs
+    # as much as a photo
+    zero_tokens: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+
+def load_id_encoder(
+    state_dict: dict[str, Tensor], prefix: str, file: str, what: str, advice: str
+) -> IDEncoder:
+    """Build the ID encoder from the tensors of ``file`` under ``prefix``.
+
+    ``what`` names the file and ``advice`` says which one is wanted, for messages. Raises ValueError
+    naming the key that is missing, unexpected or of another size, as it stands in the file.
+    """
+    own = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    shapes = {k: v.shape for k, v in own.items()}
+    try:
+        sizes = read_sizes(shapes)
+    except KeyError as error:
+        raise ValueError(f"{what} lacks {prefix}{error.args[0]}. {advice}") from error
+    except ValueError as error:
+        key = error.args[0]
+        found = list(shapes.get(key, ()))
+        raise ValueError(
+            f"{what}: the ID encoder's tensor '{prefix}{key}' has shape {found}, but it needs a "
+            f"multiple of {SCALES} layers with heads of {HEAD_DIM} values. {advice}"
+        ) from error
+    # sizes to compare with come from torch's own layers: the host's may have no weight yet
+    wanted = IDFormer(sizes, device="meta").state_dict()
+    check_shapes(
+        {prefix + k: v for k, v in shapes.items()},
+        {prefix + k: v.shape for k, v in wanted.items()},
+        what,
+    )
+    offload = comfy.model_management.unet_offload_device()
+    model = IDFormer(sizes, comfy.ops.manual_cast, device="meta", dtype=own["latents"].dtype)
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=offload,
+    )
+    # a dynamic host reads weights from the mapped file when it needs them; elsewhere they are ours
+    dynamic = getattr(patcher, "is_dynamic", lambda: False)()
+    model.load_state_dict(own if dynamic else copied(own), assign=True)
+    model.eval().requires_grad_(False)
+    return IDEncoder(file, patcher)
+
+
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies in memory: a mapped file can be overwritten while it is in use."""
+    return {key: value.clone() for key, value in tensors.items()}
+
+
+def encode_tokens(encoder: IDEncoder, id_cond: Tensor, hidden: tuple[Tensor, ...]) -> Tensor:
+    """Push faces through the ID encoder, each person's photos together.
+
+    id_cond [B, M, 1280] of M photos each, five hidden states [B, M * S, 1024] -> [B, 32, C] in
+    float32 on the CPU. Raises ValueError if the vision tower does not fit the encoder.
+    """
+    model = encoder.patcher.model
+    found = (id_cond.shape[-1], hidden[0].shape[-1])
+    if found != (model.sizes.id_cond, model.sizes.vit):
+        raise ValueError(
+            f"{encoder.file} takes face features of {model.sizes.id_cond} values and vision states "
+            f"of {model.sizes.vit}, but these loaders give {found[0]} and {found[1]}. Load "
+            "EVA02_CLIP_L_336_psz14_s6B.pt and an insightface pack with 512 values a face "
+            "(antelopev2)."
+        )
+    comfy.model_management.load_models_gpu([encoder.patcher])
+    device = encoder.patcher.load_device
+    out = model(id_cond.to(device, torch.float32), [h.to(device, torch.float32) for h in hidden])
+    return out.float().cpu()
+
+
+def encode_joint(encoder: IDEncoder, id_cond: Tensor, hidden: tuple[Tensor, ...]) -> Tensor:
+    """Encode M photos of one person together: id_cond [M, 1280], hidden [M, S, 1024] -> [1, 32, C].
+
+    The encoder's architecture takes any number of face vectors and vision states on its token axis.
+    """
+    return encode_tokens(encoder, id_cond[None], tuple(h.flatten(0, 1)[None] for h in hidden))
+
+
+def encode_each(encoder: IDEncoder, id_cond: Tensor, hidden: tuple[Tensor, ...]) -> Tensor:
+    """Encode M photos one by one: id_cond [M, 1280], hidden [M, S, 1024] -> [M, 32, C]."""
+    return encode_tokens(encoder, id_cond[:, None], hidden)
+
+
+def encode_zeros(encoder: IDEncoder, hidden: tuple[Tensor, ...]) -> Tensor:
+    """Return the unconditional ID tokens [1, 32, C]: zeros of one photo's shape, encoded."""
+    count = hidden[0].shape[-2]
+    if count not in encoder.zero_tokens:
+        id_cond = torch.zeros(1, 1, encoder.patcher.model.sizes.id_cond)
+        zeros = tuple(torch.zeros_like(h[:1]) for h in hidden)
+        encoder.zero_tokens[count] = encode_tokens(encoder, id_cond, zeros)
+    return encoder.zero_tokens[count]
