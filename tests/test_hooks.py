@@ -6,6 +6,7 @@ import gc
 import importlib
 import weakref
 from collections import Counter
+from types import SimpleNamespace
 
 import comfy.model_management
 import comfy.sd
@@ -13,6 +14,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from pulid_pack.identity.identity import Identity
+from pulid_pack.identity.run import start_run
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from pulid_pack.pulid_flux.apply import hooks_of
 from pulid_pack.pulid_flux.checkpoint import from_state_dict
@@ -21,6 +23,7 @@ from pulid_pack.pulid_flux.hooks import NOT_INSERTED
 from standins.flux import random_weights, write_flux
 from standins.lab import LATENT, cond, identity_layers, person, sample, small_flux, small_pulid
 from standins.pulid import cross_attention_shapes, encoder_shapes
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 multigpu = pytest.mark.skipif(
     not hasattr(ModelPatcher, "deepclone_multigpu"),
@@ -697,3 +700,24 @@ def test_tiles_in_one_call_get_the_same_as_tiles_one_by_one(flux, pulid):
         )
         pictures.append(sample(model, cfg=3.0, steps=2))
     torch.testing.assert_close(*pictures, rtol=1e-4, atol=1e-4)
+
+
+def test_gains_are_on_the_device_and_no_numbers(flux, pulid):
+    """torch.compile's CUDA graphs take no scalar of the CPU, and a number compiles anew."""
+    hooks = hooks_of(apply(flux, pulid, person(1), weight=0.3))
+    card = SimpleNamespace(current_patcher=None)
+    run = start_run(hooks.uses, lambda fraction: 1 - fraction, [1.0, 0.0])
+    with FakeTensorMode():
+        x = torch.empty(1, 16, *LATENT, device="cuda")
+        forward = hooks.start_forward(run, x, {"sigmas": torch.tensor([1.0])}, card)
+        ((_, (acting,)),) = forward.rows
+        for gain in (acting.double, acting.single):
+            assert (gain.device.type, gain.shape, gain.dtype) == ("cuda", (), torch.float32)
+
+
+def test_an_identity_whose_window_held_no_step_is_told(flux, pulid, caplog):
+    """Two runs share the steps: the second begins after the window has closed."""
+    model = apply(apply(flux, pulid, person(1)), pulid, person(2), end_at=0.1)
+    sample(model, denoise=0.4)
+    (record,) = [r for r in caplog.records if "did not act" in r.message]
+    assert "identity 2 of 2" in record.message
