@@ -38,13 +38,12 @@ def load_id_encoder(
     try:
         sizes = read_sizes(shapes)
     except KeyError as error:
-        raise ValueError(f"{what} lacks {prefix}{error.args[0]}. {advice}") from error
-    except ValueError as error:
         key = error.args[0]
-        found = list(shapes.get(key, ()))
+        if key not in shapes:
+            raise ValueError(f"{what} lacks {prefix}{key}. {advice}") from error
         raise ValueError(
-            f"{what}: the ID encoder's tensor '{prefix}{key}' has shape {found}, but it needs a "
-            f"multiple of {SCALES} layers with heads of {HEAD_DIM} values. {advice}"
+            f"{what}: the ID encoder's tensor '{prefix}{key}' has shape {list(shapes[key])}, but it "
+            f"needs a multiple of {SCALES} layers with heads of {HEAD_DIM} values. {advice}"
         ) from error
     # sizes to compare with come from torch's own layers: the host's may have no weight yet
     wanted = IDFormer(sizes, device="meta").state_dict()
