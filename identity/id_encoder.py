@@ -40,10 +40,10 @@ def load_id_encoder(
     except KeyError as error:
         key = error.args[0]
         if key not in shapes:
-            raise ValueError(f"{what} lacks {prefix}{key}. {advice}") from error
+            raise ValueError(f"{what} lacks the tensor {prefix}{key}. {advice}") from error
         raise ValueError(
-            f"{what}: the ID encoder's tensor '{prefix}{key}' has shape {list(shapes[key])}, but it "
-            f"needs a multiple of {SCALES} layers with heads of {HEAD_DIM} values. {advice}"
+            f"{what}: the ID encoder's tensor '{prefix}{key}' has shape {list(shapes[key])}, but "
+            f"it needs a multiple of {SCALES} layers with heads of {HEAD_DIM} values. {advice}"
         ) from error
     # sizes to compare with come from torch's own layers: the host's may have no weight yet
     wanted = IDFormer(sizes, device="meta").state_dict()

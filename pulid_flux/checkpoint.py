@@ -133,7 +133,7 @@ def build_layers(state_dict: dict[str, Tensor], what: str) -> tuple[CrossAttenti
     q, kv = f"{PREFIX}0.to_q.weight", f"{PREFIX}0.to_kv.weight"
     for key in (q, kv):
         if key not in own:
-            raise ValueError(f"{what} lacks {key}. {ADVICE}")
+            raise ValueError(f"{what} lacks the tensor {key}. {ADVICE}")
     inner, dim = two_axes(own[q], q, what)
     width = two_axes(own[kv], kv, what)[1]
     if inner == 0 or inner % HEAD_DIM:
