@@ -10,7 +10,7 @@ from ..encoders.eva_clip import load_eva_clip
 from ..encoders.faces import PROVIDER_CHOICES, load_face_analysis
 from ..pulid_flux.checkpoint import load_pulid
 from . import folders, types
-from .feedback import show
+from .feedback import Note, show
 
 OWN_KEYPOINTS = "model pack"
 
@@ -134,8 +134,8 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
             raise FileNotFoundError("\n\n".join(problems))
         pack, parsing, *retinaface = [folders.find(kind, name) for kind, name in wanted]
         analysis = load_face_analysis(pack, provider, parsing, None if own else retinaface[0])
-        show(cls, f"Face models on {analysis.provider}")
-        return io.NodeOutput(analysis)
+        shown = show(cls, [Note(f"Face models on {analysis.provider}")])
+        return io.NodeOutput(analysis, ui=shown)
 
     @classmethod
     def validate_inputs(cls, model_pack: str, parsing_model: str, landmarks: str) -> bool | str:

@@ -8,8 +8,10 @@ from pathlib import Path
 import folder_paths
 import pytest
 import torch
-from pulid_pack.encoders.faces import PhotoFeatures, PhotoRecord
-from pulid_pack.nodes import encode, folders, load
+from pulid_pack.encoders.faces import PhotoRecord
+from pulid_pack.identity.identity import Identity
+from pulid_pack.nodes import encoding, folders, load
+from pulid_pack.nodes.feedback import show
 from pulid_pack.nodes.folders import EVA_CLIP, FACE_PACK, LANDMARKS, PARSING, PULID
 
 
@@ -128,12 +130,22 @@ def test_a_photo_of_somebody_else_is_a_warning_with_its_index(caplog):
     arcface = torch.stack([one, one + 0.1 * other, other])
     records = tuple(PhotoRecord(i, (), None if i == 1 else 0) for i in range(4))
     empty = torch.zeros(3, 1)
-    features = PhotoFeatures(empty, (), empty, empty, empty, records, arcface)
+    notes = encoding.notes_on(encoding.Encoded(Identity(empty, empty), empty, records, arcface))
 
     class Node:
         hidden = None
 
-    encode.report(Node, features)
-    assert "No face in image 1" in caplog.text
-    assert "Image 3 looks like somebody else: 0.05" in caplog.text
-    assert "Image 0 looks" not in caplog.text and "Image 2 looks" not in caplog.text
+    shown = show(Node, notes)["pulid_notes"]
+    assert [(note["text"], note["warning"]) for note in shown] == [
+        ("No face in image 1: left out.", True),
+        (
+            "How much the faces agree with the others: image 0 0.50, image 2 0.55, image 3 0.05.",
+            False,
+        ),
+        (
+            "Image 3 looks like somebody else: 0.05 to the other photos, expected 0.3 or more.",
+            True,
+        ),
+    ]
+    assert "Image 3 looks" in caplog.text and "No face in image 1" in caplog.text
+    assert "How much" not in caplog.text
