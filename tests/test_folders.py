@@ -149,3 +149,67 @@ def test_a_photo_of_somebody_else_is_a_warning_with_its_index(caplog):
     ]
     assert "Image 3 looks" in caplog.text and "No face in image 1" in caplog.text
     assert "How much" not in caplog.text
+
+
+def test_linked_folders_are_seen(root, tmp_path):
+    """ComfyUI follows links, and so do users who keep their models elsewhere."""
+    elsewhere = put(tmp_path / "elsewhere" / "deep" / "pulid_flux_v0.9.1.safetensors")
+    (root / "pulid").mkdir()
+    (root / "pulid" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    name = "linked/deep/pulid_flux_v0.9.1.safetensors"
+    assert folders.options(PULID) == [name]
+    assert folders.find(PULID, name).samefile(elsewhere)
+
+
+def test_antelopev2_is_the_default_even_when_only_another_pack_is_there(root):
+    put(root / "insightface" / "models" / "buffalo_l" / "w600k_r50.onnx")
+    assert folders.options(FACE_PACK) == ["antelopev2", "buffalo_l"]
+    info = load.PuLIDFluxLoadInsightFace.define_schema().inputs[0]
+    assert info.options[0] == "antelopev2"
+    with pytest.raises(FileNotFoundError, match="'antelopev2' was not found. There: buffalo_l."):
+        folders.find(FACE_PACK, "antelopev2")
+
+
+def test_a_zip_and_a_loose_file_are_named(root):
+    zipped = put(root / "insightface" / "models" / "antelopev2.zip")
+    loose = put(root / "insightface" / "glintr100.onnx")
+    with pytest.raises(FileNotFoundError) as error:
+        folders.find(FACE_PACK, "antelopev2")
+    assert f"Still zipped, unpack it into a folder of its name: {zipped}." in str(error.value)
+    assert f"Not in the folder of a pack, move them into one: {loose}." in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["insightface", "insightface/models"])
+def test_the_files_of_antelopev2_without_its_folder_are_used(root, place):
+    for name in folders.LOOSE_PACK:
+        put(root / place / name)
+    assert folders.options(FACE_PACK) == ["antelopev2"]
+    assert folders.find(FACE_PACK, "antelopev2") == root / place
+
+
+def test_insightface_s_own_folder_counts(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root / "home"))
+    monkeypatch.setenv("USERPROFILE", str(root / "home"))
+    put(root / "home" / ".insightface" / "models" / "antelopev2" / "glintr100.onnx")
+    found = folders.find(FACE_PACK, "antelopev2")
+    assert found == root / "home" / ".insightface" / "models" / "antelopev2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (EVA_CLIP, "models--QuanSun--EVA-CLIP/snapshots/11afd202/EVA02_CLIP_L_336_psz14_s6B.pt"),
+        (PULID, "models--guozinan--PuLID/snapshots/c3e0f5/pulid_flux_v0.9.1.safetensors"),
+    ],
+    ids=["EVA-CLIP", "PuLID"],
+)
+def test_hugging_face_s_cache_counts(root, monkeypatch, kind, name):
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.delenv("HUGGINGFACE_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(root / "hf"))
+    path = put(root / "hf" / "hub" / name)
+    put(path.with_name("pulid_v1.bin"))  # for SDXL
+    assert folders.options(kind) == [path.name]
+    assert folders.find(kind, path.name) == path
+    own = put(root / kind.folders[0] / path.name)
+    assert folders.find(kind, path.name) == own  # ComfyUI's folders come first

@@ -68,4 +68,20 @@ class Anything:
         return (text,)
 
 
-NODE_CLASS_MAPPINGS = {"ModelCensus": ModelCensus, "Anything": Anything}
+class Sink:
+    """An output node that wants one thing of any type, and does nothing with it."""
+
+    CATEGORY = "tests"
+    FUNCTION = "take"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"thing": ("*",)}}
+
+    def take(self, thing):
+        return {}
+
+
+NODE_CLASS_MAPPINGS = {"ModelCensus": ModelCensus, "Anything": Anything, "Sink": Sink}
