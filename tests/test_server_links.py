@@ -19,7 +19,7 @@ SOURCES = {
     "BOOLEAN": ("PrimitiveBoolean", "value"),
     "COMBO": ("Anything", "text"),  # core has no node that gives a choice
 }
-NODE_IDS = [node.define_schema().node_id for node in NODES]
+NODE_IDS = [node.__name__ for node in NODES]  # a class is called as its id
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def all_nodes(server, basic) -> dict[str, dict]:
     prompt["out"] = {"class_type": "Sink", "inputs": {"thing": ["save", 0]}}
     assert server.queue(prompt).error is None  # so that there is an identity to load
     load = {"class_type": "PuLIDFluxLoadIdentity", "inputs": {"name": "linked.safetensors"}}
-    two = {"identity_1": ["load", 0], "identity_2": ["save", 0], "method": "linear"}
+    two = {"identity_1": ["load", 0], "identity_2": ["load", 0], "method": "linear"}
     blend = {"class_type": "PuLIDFluxBlendIdentities", "inputs": two}
     prompt |= {"load": load, "blend": blend}
     info = server.object_info()
