@@ -49,8 +49,8 @@ def run(settings: Settings) -> Row:
     ]
     note = (
         "workflows/api/flux_pulid_basic.json on a server of its own, with small stand-in models, "
-        "so the times show the overhead around the models. An encoding is one run of the face models, "
-        "EVA-CLIP and the ID encoder; Apply PuLID-Flux reports progress only while they run."
+        "so the times show the overhead around the models. An encoding is one run of the face "
+        "models, EVA-CLIP and the ID encoder; Apply PuLID-Flux reports progress only while they run."
     )
     return Row("The whole graph on the server", note, COLUMNS, records, checks)
 

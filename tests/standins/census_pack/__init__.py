@@ -48,9 +48,9 @@ class ModelCensus:
             "loaded": len(comfy.model_management.current_loaded_models),
             "patchers": sum(isinstance(found, ModelPatcher) for found in alive),
             "modules": sum(isinstance(found, torch.nn.Module) for found in alive),
-            "records": sum(type(found).__name__ in RECORDS for found in alive),
         }
-        return {"ui": {"census": [counts], "runs": [dict(runs)]}}
+        records = sum(type(found).__name__ in RECORDS for found in alive)
+        return {"ui": {"census": [counts], "records": [records], "runs": [dict(runs)]}}
 
 
 class Anything:
