@@ -130,8 +130,8 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        encoded, photos, shown = encode_faces(cls, **inputs)
+    def execute(cls, *links: Any, **settings: Any) -> io.NodeOutput:
+        encoded, photos, shown = encode_faces(cls, *links, **settings)
         return io.NodeOutput(encoded.identity, encoded.faces, photos, ui=shown)
 
 

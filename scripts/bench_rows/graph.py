@@ -50,7 +50,7 @@ def run(settings: Settings) -> Row:
     note = (
         "workflows/api/flux_pulid_basic.json on a server of its own, with small stand-in models, "
         "so the times show the overhead around the models. An encoding is one run of the face "
-        "models, EVA-CLIP and the ID encoder; Apply PuLID-Flux reports progress only while they run."
+        "models, EVA-CLIP and the ID encoder: only they report progress on Apply PuLID-Flux."
     )
     return Row("The whole graph on the server", note, COLUMNS, records, checks)
 
