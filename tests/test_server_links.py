@@ -35,6 +35,7 @@ def all_nodes(server, basic) -> dict[str, dict]:
     two = {"identity_1": ["load", 0], "identity_2": ["load", 0], "method": "linear"}
     blend = {"class_type": "PuLIDFluxBlendIdentities", "inputs": two}
     prompt |= {"load": load, "blend": blend}
+    prompt["apply"]["inputs"]["identity"] = ["load", 0]
     info = server.object_info()
     for node in prompt.values():  # every setting by its value
         if node["class_type"] in NODE_IDS:
@@ -48,6 +49,8 @@ def all_nodes(server, basic) -> dict[str, dict]:
 def linked(prompt: dict, node: str, name: str, kind: str, value: object = None) -> dict:
     """Return the prompt with one setting of ``node`` from a link, its value or another."""
     prompt = copy.deepcopy(prompt)
+    if node != "save":  # it would run in every prompt, and change the file that is loaded
+        del prompt["save"]
     source, field = SOURCES[kind]
     inputs = prompt[node]["inputs"]
     value = inputs[name] if value is None else value
