@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..state_dicts import check_shapes
 from .id_former import HEAD_DIM, SCALES, IDFormer, read_sizes
+from .recent import Recent
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class IDEncoder:
     # its output for zeros, by the number of vision tokens: it depends on nothing else, and costs
     # as much as a photo
     zero_tokens: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    # what it made of the last photos, so that a new weight never looks at a face again
+    recent: Recent = field(default_factory=Recent, compare=False, repr=False)
 
 
 def load_id_encoder(

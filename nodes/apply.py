@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
+from ..host_versions import newer
 from ..identity.identity import Identity
 from ..identity.masks import normalise_mask
 from ..identity.run import UNCONDITIONAL
@@ -17,7 +17,7 @@ from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.hooks import FluxUse
 from . import types
-from .encode import face_inputs
+from .encode import encode_faces, face_inputs
 
 
 def strength_inputs() -> list[io.Input]:
@@ -53,14 +53,13 @@ def strength_inputs() -> list[io.Input]:
     ]
 
 
-def injection_inputs(raw_link: bool | None = None) -> list[io.Input]:
+def injection_inputs() -> list[io.Input]:
     """Return the options of the injection."""
     more = {"optional": True, "advanced": True}
     return [
         io.Mask.Input(
             "attn_mask",
             optional=True,
-            raw_link=raw_link,
             tooltip="Where in the picture the identity acts: white = fully, black = not at all. "
             "One for each person when there are several.",
         ),
@@ -183,41 +182,32 @@ class PuLIDFluxApply(io.ComfyNode):
             ),
             search_aliases=["pulid", "ApplyPulidFlux", "face swap", "face id", "identity"],
             inputs=[
-                # links are handed on as links, so that the inner nodes are cached by what is behind
-                io.Model.Input(
-                    "model", tooltip="FLUX.1 or Chroma; it is not changed itself.", raw_link=True
-                ),
-                types.Model.Input("pulid_model", tooltip="From Load PuLID Model.", raw_link=True),
-                types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP.", raw_link=True),
-                types.FaceAnalysis.Input(
-                    "face_analysis", tooltip="From Load InsightFace.", raw_link=True
-                ),
+                io.Model.Input("model", tooltip="FLUX.1 or Chroma; it is not changed itself."),
+                types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
+                types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP."),
+                types.FaceAnalysis.Input("face_analysis", tooltip="From Load InsightFace."),
                 io.Image.Input(
-                    "image",
-                    tooltip="A photo; a batch is several photos of the same person.",
-                    raw_link=True,
+                    "image", tooltip="A photo; a batch is several photos of the same person."
                 ),
                 *strength_inputs(),
-                *injection_inputs(raw_link=True),
+                *injection_inputs(),
                 *face_inputs(optional=True),
             ],
             outputs=[io.Model.Output(tooltip="The model with the identity.")],
-            enable_expand=True,
+            hidden=[io.Hidden.unique_id],
+            **newer(has_intermediate_output=True),  # show the faces of a cached run too
         )
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        graph = GraphBuilder()
-        own = face_inputs(optional=False)
-        for_encode = {i.id: i.default for i in own if getattr(i, "default", None) is not None}
-        names = {i.id for i in own} | {"eva_clip", "face_analysis", "image"}
-        for_encode |= {name: value for name, value in inputs.items() if name in names}
-        for_apply = {name: value for name, value in inputs.items() if name not in names}
-        encode = graph.node(
-            "PuLIDFluxEncodeIdentity", pulid_model=inputs["pulid_model"], **for_encode
+    def execute(cls, pulid_model: PulidModel, **inputs: Any) -> io.NodeOutput:
+        # one node, not an expansion into two: of an expansion's list of models ComfyUI keeps one
+        names = {"eva_clip", "face_analysis", "image", *(i.id for i in face_inputs(optional=True))}
+        for_encode = {name: inputs.pop(name) for name in names & set(inputs)}
+        encoded, _, shown = encode_faces(cls, pulid_model, **for_encode)
+        applied = PuLIDFluxApplyIdentity.execute(
+            pulid_model=pulid_model, identity=encoded.identity, **inputs
         )
-        apply = graph.node("PuLIDFluxApplyIdentity", identity=encode.out(0), **for_apply)
-        return io.NodeOutput(apply.out(0), expand=graph.finalize())
+        return io.NodeOutput(*applied.args, ui=shown | (applied.ui or {}))
 
 
 NODES = [PuLIDFluxApply, PuLIDFluxApplyIdentity]

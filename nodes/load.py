@@ -10,9 +10,10 @@ from ..encoders.eva_clip import load_eva_clip
 from ..encoders.faces import PROVIDER_CHOICES, load_face_analysis
 from ..pulid_flux.checkpoint import load_pulid
 from . import folders, types
-from .feedback import show
+from .feedback import Note, show
 
 OWN_KEYPOINTS = "model pack"
+OTHER_PACK = "PuLID was trained with its face vectors, others give low likeness."
 
 
 class PuLIDFluxLoadModel(io.ComfyNode):
@@ -39,12 +40,12 @@ class PuLIDFluxLoadModel(io.ComfyNode):
         return io.NodeOutput(load_pulid(folders.find(folders.PULID, model_name)))
 
     @classmethod
-    def validate_inputs(cls, model_name: str) -> bool | str:
+    def validate_inputs(cls, model_name: str | None) -> bool | str:
         return folders.problem(folders.PULID, model_name) or True
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str) -> Any:
-        return folders.fingerprint(folders.find(folders.PULID, model_name))
+    def fingerprint_inputs(cls, model_name: str | None) -> Any:
+        return folders.fingerprint(folders.PULID, model_name)
 
 
 class PuLIDFluxLoadEVACLIP(io.ComfyNode):
@@ -71,12 +72,12 @@ class PuLIDFluxLoadEVACLIP(io.ComfyNode):
         return io.NodeOutput(load_eva_clip(folders.find(folders.EVA_CLIP, model_name)))
 
     @classmethod
-    def validate_inputs(cls, model_name: str) -> bool | str:
+    def validate_inputs(cls, model_name: str | None) -> bool | str:
         return folders.problem(folders.EVA_CLIP, model_name) or True
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str) -> Any:
-        return folders.fingerprint(folders.find(folders.EVA_CLIP, model_name))
+    def fingerprint_inputs(cls, model_name: str | None) -> Any:
+        return folders.fingerprint(folders.EVA_CLIP, model_name)
 
 
 class PuLIDFluxLoadInsightFace(io.ComfyNode):
@@ -134,21 +135,31 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
             raise FileNotFoundError("\n\n".join(problems))
         pack, parsing, *retinaface = [folders.find(kind, name) for kind, name in wanted]
         analysis = load_face_analysis(pack, provider, parsing, None if own else retinaface[0])
-        show(cls, f"Face models on {analysis.provider}")
-        return io.NodeOutput(analysis)
+        notes = [Note(f"Face models on {analysis.provider}")]
+        if model_pack != folders.FACE_PACK.wanted:
+            notes.append(
+                Note(f"{model_pack} is not {folders.FACE_PACK.wanted}: {OTHER_PACK}", True)
+            )
+        return io.NodeOutput(analysis, ui=show(cls, notes))
 
     @classmethod
-    def validate_inputs(cls, model_pack: str, parsing_model: str, landmarks: str) -> bool | str:
+    def validate_inputs(
+        cls, model_pack: str | None, parsing_model: str | None, landmarks: str | None
+    ) -> bool | str:
         return True  # execute tells what is missing, all at once and better than "not in list"
 
     @classmethod
     def fingerprint_inputs(
-        cls, model_pack: str, provider: str, parsing_model: str, landmarks: str
+        cls,
+        model_pack: str | None,
+        provider: str | None,
+        parsing_model: str | None,
+        landmarks: str | None,
     ) -> Any:
-        parts = folders.fingerprint(folders.find(folders.FACE_PACK, model_pack))
-        parts += folders.fingerprint(folders.find(folders.PARSING, parsing_model))
+        parts = folders.fingerprint(folders.FACE_PACK, model_pack)
+        parts += folders.fingerprint(folders.PARSING, parsing_model)
         if landmarks != OWN_KEYPOINTS:
-            parts += folders.fingerprint(folders.find(folders.LANDMARKS, landmarks))
+            parts += folders.fingerprint(folders.LANDMARKS, landmarks)
         return [provider, *parts]
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from pulid_pack.encoders import align, detection, landmarks, parsing, sessions
 from pulid_pack.encoders.detection import Face, face_vector, order_faces, overlap
 from pulid_pack.encoders.faces import FACE_ORDERS, align_face, detect_faces, load_face_analysis
-from pulid_pack.nodes import encode
+from pulid_pack.nodes import encoding
 from standins.faces import write_face_pack, write_parsing, write_retinaface
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -350,7 +350,7 @@ def test_released_models_leave_their_device_and_others_stay(files):
 
     use(released)
     use(kept)
-    encode.release([released.sessions, released.parser])
+    encoding.release([released.sessions, released.parser])
     loaded = [m.model for m in comfy.model_management.current_loaded_models]
     assert not any(m.is_clone(released.parser) or m.is_clone(released.sessions) for m in loaded)
     assert any(m.is_clone(kept.parser) for m in loaded)

@@ -49,9 +49,8 @@ def run(settings: Settings) -> Row:
     ]
     note = (
         "workflows/api/flux_pulid_basic.json on a server of its own, with small stand-in models, "
-        "so the times show the overhead around the models. An encoding is one run of Encode PuLID "
-        "Identity (part 1 of Apply PuLID-Flux), the only node that runs face models, EVA-CLIP and "
-        "the ID encoder."
+        "so the times show the overhead around the models. An encoding is one run of the face "
+        "models, EVA-CLIP and the ID encoder: only they report progress on Apply PuLID-Flux."
     )
     return Row("The whole graph on the server", note, COLUMNS, records, checks)
 
@@ -73,11 +72,11 @@ class GraphBench:
     def queue(self, what: str) -> None:
         """Run the workflow; raise RuntimeError with the server's report if it fails."""
         encodes: list[str] = []
+        apply = demo.the(self.prompt, "PuLIDFluxApply")
 
         def watch(kind: str, data: dict) -> None:
-            # only Encode PuLID Identity shows faces, inside Apply's expansion as well
-            if kind == "executed" and "pulid_faces" in (data.get("output") or {}):
-                encodes.append(data["node"])
+            if kind == "progress" and data["node"] == apply and data["value"] == data["max"]:
+                encodes.append(apply)
 
         prompt = copy.deepcopy(self.prompt)
         start = time.perf_counter()
@@ -88,23 +87,16 @@ class GraphBench:
         self.runs.setdefault(what, []).append(
             {
                 "seconds": taken,
-                "encodes": sum(node in result.executed for node in encodes),  # not from the cache
+                "encodes": len(encodes),
                 "nodes": ", ".join(self.names(result.executed)) or "none",
             }
         )
 
     def names(self, executed: tuple[str, ...]) -> list[str]:
-        """Return titles; the nodes inside an expansion count as parts of the node that made it."""
+        """Return the titles of what ran."""
         if set(self.prompt) <= set(executed):
             return ["all"]
-        titles: list[str] = []
-        for node in executed:
-            outer = node if node in self.prompt else node.split(".")[0]
-            title = self.prompt[outer]["_meta"]["title"]
-            if node != outer:
-                title += f" / part {node.split('.')[-1]}"
-            titles.append(title)
-        return titles
+        return [self.prompt[node]["_meta"]["title"] for node in executed]
 
     def new_photo(self, turn: int) -> None:
         """Give the workflow a picture of the person it has not seen."""

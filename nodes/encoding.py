@@ -1,0 +1,177 @@
+"""Photos become an identity, and what a node shows of it; the last few are not encoded again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..encoders.eva_clip import EvaClip
+from ..encoders.faces import (
+    FACE_ORDERS,
+    FaceAnalysis,
+    PhotoRecord,
+    agreement,
+    face_features,
+    read_photos,
+)
+from ..encoders.photo import annotate
+from ..identity.fusion import FusionOptions, make_identity
+from ..identity.id_encoder import IDEncoder
+from ..identity.identity import Identity
+from .feedback import Note, Progress
+
+# ArcFace: photos of one person mostly lie above 0.4, of different people below 0.2
+SAME_PERSON = 0.3
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The loaded models that look at photos."""
+
+    id_encoder: IDEncoder
+    eva: EvaClip
+    faces: FaceAnalysis
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the photos: which face of each, seen how, and how they are joined."""
+
+    face: str
+    face_index: int
+    on_no_face: str
+    grayscale: bool
+    fusion: FusionOptions
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What B photos gave; small enough to be kept.
+
+    crops [M, 512, 512, 3] uint8, as EVA-CLIP saw the M photos that were not skipped; photos: B
+    records; arcface [M, 512].
+    """
+
+    identity: Identity
+    crops: Tensor
+    photos: tuple[PhotoRecord, ...]
+    arcface: Tensor
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes; the unconditional tokens are shared by all."""
+        return sum(t.nbytes for t in (self.identity.id_tokens, self.crops, self.arcface))
+
+    @property
+    def faces(self) -> Tensor:
+        """The crops as a ComfyUI image, [M, 512, 512, 3] in 0..1."""
+        return self.crops.float() / 255
+
+
+def encode_photos(
+    encoders: Encoders, image: Tensor, prior: Tensor | None, question: Question
+) -> Encoded:
+    """Encode the photos [B, H, W, C] of one person, or return what they gave a short while ago.
+
+    ``prior`` is the photo that train_weight aims at. Raises ValueError naming the photo at fault.
+    """
+    key = (digest(image), None if prior is None else digest(prior), question)
+    makers = (encoders.eva, encoders.faces)
+    recent = encoders.id_encoder.recent
+    known = recent.get(key, makers)
+    if known is None:
+        known = encode_anew(encoders, image, prior, question)
+        recent.put(key, makers, known, known.size)
+    return known
+
+
+def digest(image: Tensor) -> bytes:
+    """Return what tells one tensor of pixels from every other."""
+    raw = image.detach().cpu().contiguous()
+    head = f"{list(raw.shape)} {raw.dtype}".encode()
+    found = hashlib.blake2b(head, digest_size=20)
+    if raw.numel():
+        found.update(raw.view(torch.uint8).numpy())
+    return found.digest()
+
+
+def encode_anew(
+    encoders: Encoders, image: Tensor, prior: Tensor | None, question: Question
+) -> Encoded:
+    """Find the faces, look at them and encode them."""
+    faces, eva = encoders.faces, encoders.eva
+    which = (question.face, question.face_index, question.on_no_face, question.grayscale)
+    features = face_features(faces, eva, image, *which, Progress())
+    id_cond, hidden = features.id_cond, features.hidden
+    if prior is not None and question.fusion.mode == "train_weight":
+        first = face_features(faces, eva, prior[:1], FACE_ORDERS[0])
+        id_cond = torch.cat((first.id_cond, id_cond))
+        hidden = tuple(torch.cat(pair) for pair in zip(first.hidden, hidden, strict=True))
+    identity = make_identity(encoders.id_encoder, id_cond, hidden, question.fusion, Progress())
+    on_gpu = [
+        patcher
+        for patcher in (
+            faces.sessions,
+            faces.parser,
+            faces.landmarks,
+            eva.patcher,
+            encoders.id_encoder.patcher,
+        )
+        if patcher and not comfy.model_management.is_device_cpu(patcher.load_device)
+    ]
+    release(on_gpu)
+    crops = (features.crops.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Encoded(identity, crops, features.photos, features.arcface)
+
+
+def release(patchers: list[ModelPatcher]) -> None:
+    """Take models off their devices: sampling comes next and needs the room, not them."""
+    loaded = comfy.model_management.current_loaded_models
+    keep = [
+        m for m in loaded if not any(m.model is not None and m.model.is_clone(p) for p in patchers)
+    ]
+    for device in {p.load_device for p in patchers}:
+        comfy.model_management.free_memory(1e30, device, keep)
+
+
+def notes_on(encoded: Encoded) -> list[Note]:
+    """Say which photos were left out and which look like somebody else."""
+    notes = []
+    skipped = [p.index for p in encoded.photos if p.skipped]
+    if skipped:
+        notes.append(Note(f"No face in image {', '.join(map(str, skipped))}: left out.", True))
+    used = [p.index for p in encoded.photos if not p.skipped]
+    if len(used) < 2:
+        return notes
+    cosine = agreement(encoded.arcface)
+    others = ((cosine.sum(1) - 1) / (len(used) - 1)).tolist()
+    each = ", ".join(f"image {i} {v:.2f}" for i, v in zip(used, others, strict=True))
+    notes.append(Note(f"How much the faces agree with the others: {each}."))
+    notes += [
+        Note(
+            f"Image {index} looks like somebody else: {value:.2f} to the other photos, expected "
+            f"{SAME_PERSON} or more.",
+            True,
+        )
+        for index, value in zip(used, others, strict=True)
+        if value < SAME_PERSON
+    ]
+    return notes
+
+
+def annotated(image: Tensor, encoded: Encoded) -> Tensor:
+    """Return the photos [B, H, W, 3] with every face numbered."""
+    pairs = zip(read_photos(image), encoded.photos, strict=True)
+    return torch.stack([annotate(photo, record.faces, record.chosen) for photo, record in pairs])
+
+
+def plain_photos(image: Tensor, height: int, width: int) -> Tensor:
+    """Return the photos without boxes [B, height, width, 3]; the page draws its own."""
+    colour = image[..., :3].expand(-1, -1, -1, 3).movedim(-1, 1)
+    return comfy.utils.common_upscale(colour, width, height, "area", "disabled").movedim(1, -1)
