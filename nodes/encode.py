@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import comfy.model_management
-import comfy.utils
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..encoders.eva_clip import EvaClip
-from ..encoders.faces import FACE_ORDERS, FaceAnalysis, PhotoFeatures, agreement, face_features
+from ..encoders.faces import (
+    FACE_ORDERS,
+    FaceAnalysis,
+    PhotoFeatures,
+    agreement,
+    face_features,
+    prepare_photo,
+)
 from ..host_versions import newer
 from ..identity.fusion import FUSIONS, FusionOptions, make_identity
 from ..pulid_flux.checkpoint import PulidModel
@@ -163,33 +167,11 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
             id_cond = torch.cat((prior.id_cond, id_cond))
             hidden = tuple(torch.cat(pair) for pair in zip(prior.hidden, hidden, strict=True))
         identity = make_identity(pulid_model.id_encoder, id_cond, hidden, options, Progress())
-        on_gpu = [
-            patcher
-            for patcher in (
-                face_analysis.sessions,
-                face_analysis.parser,
-                face_analysis.landmarks,
-                eva_clip.patcher,
-                pulid_model.id_encoder.patcher,
-            )
-            if patcher and not comfy.model_management.is_device_cpu(patcher.load_device)
-        ]
-        release(on_gpu)
         report(cls, features)
         crops = ui.PreviewImage(features.crops, cls=cls).as_dict()["images"]
-        photos = ui.PreviewImage(plain_photos(image, features), cls=cls).as_dict()["images"]
+        photos = ui.PreviewImage(plain_photos(image), cls=cls).as_dict()["images"]
         shown = {"images": crops, "pulid_faces": describe_faces(features, photos, face)}
         return io.NodeOutput(identity, features.crops, features.annotated, ui=shown)
-
-
-def release(patchers: list[ModelPatcher]) -> None:
-    """Take models off their devices: sampling comes next and needs the room, not them."""
-    loaded = comfy.model_management.current_loaded_models
-    keep = [
-        m for m in loaded if not any(m.model is not None and m.model.is_clone(p) for p in patchers)
-    ]
-    for device in {p.load_device for p in patchers}:
-        comfy.model_management.free_memory(1e30, device, keep)
 
 
 def report(node: type[io.ComfyNode], features: PhotoFeatures) -> None:
@@ -215,11 +197,9 @@ def report(node: type[io.ComfyNode], features: PhotoFeatures) -> None:
         show(node, "\n".join(lines), warn)
 
 
-def plain_photos(image: Tensor, features: PhotoFeatures) -> Tensor:
-    """Return the photos without boxes in the size of those with; the page draws its own."""
-    height, width = features.annotated.shape[1:3]
-    colour = image[..., :3].expand(-1, -1, -1, 3).movedim(-1, 1)
-    return comfy.utils.common_upscale(colour, width, height, "area", "disabled").movedim(1, -1)
+def plain_photos(image: Tensor) -> Tensor:
+    """Return the photos [B, H, W, 3] as the face models saw them; the page draws its own boxes."""
+    return torch.stack([torch.from_numpy(prepare_photo(photo)).float() / 255 for photo in image])
 
 
 def describe_faces(features: PhotoFeatures, pictures: list[dict], order: str) -> list[dict]:

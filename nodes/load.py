@@ -101,8 +101,8 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
                     "provider",
                     options=list(PROVIDER_CHOICES),
                     default="auto",
-                    tooltip="Where the face models run. auto takes an accelerator if onnxruntime "
-                    "has one; the CPU needs 0.1 to 1 s a photo and no graphics memory.",
+                    tooltip="Where the face models run. auto is the CPU: 0.1 to 1 s a photo and no "
+                    "graphics memory. The node shows what really runs.",
                 ),
                 io.Combo.Input(
                     "parsing_model",
@@ -134,12 +134,17 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
             raise FileNotFoundError("\n\n".join(problems))
         pack, parsing, *retinaface = [folders.find(kind, name) for kind, name in wanted]
         analysis = load_face_analysis(pack, provider, parsing, None if own else retinaface[0])
-        show(cls, f"Face models on {analysis.provider}")
+        lines = (f"Face models on {analysis.provider}", *analysis.notes)
+        show(cls, "\n".join(lines), warn=bool(analysis.notes))
         return io.NodeOutput(analysis)
 
     @classmethod
-    def validate_inputs(cls, model_pack: str, parsing_model: str, landmarks: str) -> bool | str:
-        return True  # execute tells what is missing, all at once and better than "not in list"
+    def validate_inputs(
+        cls, model_pack: str, provider: str, parsing_model: str, landmarks: str
+    ) -> bool | str:
+        # execute tells what is missing, all at once and better than "not in list", and takes the
+        # provider names of version 0.1
+        return True
 
     @classmethod
     def fingerprint_inputs(

@@ -21,7 +21,14 @@ from pulid_pack.encoders.eva_clip import (
 from pulid_pack.encoders.pixels import whiten
 from pulid_pack.identity.id_encoder import encode_joint, encode_zeros
 from safetensors.torch import load_file, save_file
-from standins.eva import EVA_FILE, EVA_POOLED, EVA_SIDE, eva_shapes, write_eva_clip
+from standins.eva import (
+    EVA_FILE,
+    EVA_POOLED,
+    EVA_SIDE,
+    eva_shapes,
+    timm_layout,
+    write_eva_clip,
+)
 from test_golden import encoder  # noqa: F401  a fixture
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -121,8 +128,7 @@ def test_other_layouts_load_to_the_same_tower(small, tmp_path, layout):
     elif layout == "original without prefix":
         tensors = {k[7:]: v for k, v in original.items() if k.startswith("visual.")}
     else:
-        tower, _ = eva_clip.picture_tower(original, small)
-        tensors = {layout + k: v for k, v in tower.items()}
+        tensors = timm_layout(original, layout)
     save_file(tensors, path)
     expected, expected_hidden = encode_pixels(load_eva_clip(small), pixels())
     found, hidden = encode_pixels(load_eva_clip(path), pixels())
@@ -197,7 +203,7 @@ def test_eva_without_the_inner_norm_is_refused(small, tmp_path):
         for key in [k for k in tensors if "inner_attn_ln" in k]:
             del tensors[key]
 
-    with pytest.raises(ValueError, match="attn.norm.weight"):
+    with pytest.raises(ValueError, match=r"no visual.blocks.0.attn.inner_attn_ln.weight"):
         load_eva_clip(spoil(small, tmp_path, strip))
 
 
@@ -211,9 +217,9 @@ def test_eva_without_the_inner_norm_is_refused(small, tmp_path):
 def test_the_towers_pulid_was_not_trained_with_are_named(sizes, name):
     shapes = eva_shapes(**sizes)
     tensors = {k: torch.empty(v, device="meta") for k, v in shapes.items()}
-    tower, _ = eva_clip.picture_tower(tensors, Path("other.pt"))
+    tower, prefix = eva_clip.picture_tower(tensors, Path("other.pt"))
     with pytest.raises(ValueError, match=name):
-        eva_clip.read_sizes(tower, Path("other.pt"))
+        eva_clip.read_sizes(tower, prefix, Path("other.pt"))
 
 
 def test_damaged_files_are_named_with_their_size(small, tmp_path):

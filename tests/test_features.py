@@ -244,7 +244,7 @@ def test_eight_photos_run_eva_clip_once(models):
     finally:
         handle.remove()
     assert runs == [8]
-    assert analysis.sessions.model.loads == 1
+    assert analysis.sessions.loads == 1
 
 
 def test_agreement_is_the_cosine_of_each_pair():
