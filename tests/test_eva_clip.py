@@ -136,6 +136,47 @@ def test_other_layouts_load_to_the_same_tower(small, tmp_path, layout):
     assert all(torch.equal(a, b) for a, b in zip(hidden, expected_hidden, strict=True))
 
 
+def test_timms_filter_renames_every_key_and_the_way_back_is_known(small):
+    original, prefix = eva_clip.picture_tower(torch.load(small, weights_only=True), small)
+    model = eva_clip.build_tower(eva_clip.read_sizes(original, prefix, small))
+    renamed, name_in_file = eva_clip.rename_for_timm(original, prefix, model)
+    expected = timm_layout(original, "")
+    assert list(renamed) == list(expected)
+    assert all(renamed[key] is expected[key] for key in expected)
+    assert [name_in_file(key) for key in renamed] == list(original)
+
+
+def test_the_tower_is_the_one_that_open_clip_describes(small):
+    """Heads of 64, and positions laid on the 16 x 16 grid that it was trained on: timm's own."""
+    original, prefix = eva_clip.picture_tower(torch.load(small, weights_only=True), small)
+    model = eva_clip.build_tower(eva_clip.read_sizes(original, prefix, small))
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    assert len(model.blocks) == 6 and model.blocks[0].attn.num_heads == 2
+    assert model.num_prefix_tokens == 1 and model.global_pool == "token"
+    # each patch of a 4 x 4 grid lies four trained patches from the next: sin and cos of 4 * n
+    table = model.rope.get_embed()
+    assert table.shape == (16, 128) and table.device.type == "cpu"
+    sines, cosines = table.chunk(2, dim=-1)
+    steps = torch.tensor([0.0, 4.0, 8.0, 12.0])
+    torch.testing.assert_close(sines[::4, 0], steps.sin())  # down the rows, the fastest band
+    torch.testing.assert_close(cosines[::4, 0], steps.cos())
+    torch.testing.assert_close(sines[:4, 32], steps.sin())  # along a row
+
+
+def test_weights_are_copied_out_of_the_file(small, tmp_path):
+    """A tensor that stays mapped changes when its file is written over, and fails on Windows."""
+    path = tmp_path / "tower.safetensors"
+    save_file(timm_layout(torch.load(small, weights_only=True), ""), path)
+    eva = load_eva_clip(path)
+    before = {k: v.clone() for k, v in eva.patcher.model.state_dict().items()}
+    with path.open("r+b") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        file.seek(start)
+        file.write(b"\x11" * (path.stat().st_size - start))
+    after = eva.patcher.model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
 def test_a_half_precision_file_is_computed_in_float32_on_a_cpu(small, tmp_path):
     tensors = {k: v.half() for k, v in torch.load(small, weights_only=True).items()}
     path = tmp_path / "half.safetensors"
@@ -169,6 +210,10 @@ KEY = "visual.blocks.3.attn.q_bias"
         (lambda t: t.pop(KEY), f"lacks {KEY}"),
         (lambda t: t.pop("visual.blocks.2.mlp.w1.weight"), "lacks visual.blocks.2.mlp.w1.weight"),
         (lambda t: t.update({"visual.extra": t[KEY]}), "unexpected key visual.extra"),
+        (lambda t: t.pop("visual.norm.weight"), "lacks visual.norm.weight"),
+        # marks by which timm's filter knows other models
+        (lambda t: t.update({"visual.mask_token": t[KEY]}), "unexpected key visual.mask_token"),
+        (lambda t: t.update({"visual.conv1.weight": t[KEY]}), "key visual.conv1.weight"),
         (lambda t: t.update({KEY: t[KEY][:5]}), rf"{KEY} has shape \[5\], expected \[128\]"),
         (lambda t: t.update({"visual.pos_embed": t["visual.pos_embed"][:, :-1]}), "16 positions"),
         (lambda t: t.pop("visual.head.weight"), "head.weight"),

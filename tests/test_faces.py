@@ -13,6 +13,7 @@ from pathlib import Path
 
 import comfy.model_management
 import execution
+import folder_paths
 import numpy as np
 import pytest
 import skimage

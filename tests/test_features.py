@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import skimage
 import torch
 from insightface.data import get_image
 from PIL import Image
-from pulid_pack.encoders import align, eva_clip, faces
+from pulid_pack.encoders import align, eva_clip, faces, photo
 from pulid_pack.encoders.eva_clip import load_eva_clip, preprocess
 from pulid_pack.encoders.faces import (
     FACE_ORDERS,
@@ -283,6 +285,65 @@ def test_long_edges_become_1024(shape):
     assert max(photo.shape[:2]) == 1024
     assert min(photo.shape[:2]) == max(1, round(min(shape) * 1024 / max(shape)))
     assert (photo.shape[0] > photo.shape[1]) == (height > width)
+
+
+def test_what_the_bands_make_is_what_the_whole_makes(monkeypatch):
+    """A photo is converted in bands of rows; the last is shorter, and every channel keeps its."""
+    image = torch.rand(37, 23, 4, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
+    clipped = image.clamp(0, 1)
+    colour, alpha = clipped[..., :3], clipped[..., 3:]
+    whole = ((colour * alpha + (1 - alpha)) * 255).round().to(torch.uint8)
+    monkeypatch.setattr(photo, "BAND", 23 * 4 * 5)  # five rows at a time
+    assert np.array_equal(prepare_photo(image), whole.numpy())
+    grey = (clipped[..., 1:2].half().float() * 255).round().to(torch.uint8).expand(-1, -1, 3)
+    assert np.array_equal(prepare_photo(image[..., 1:2].half()), grey.numpy())
+    image[36, 22, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        prepare_photo(image)
+
+
+MEMORY = """
+import resource, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import conftest, torch
+from pulid_pack.encoders.faces import prepare_photo
+from pulid_pack.nodes.encode import plain_photos
+
+def held() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+def highest(work) -> int:
+    # the most that the process holds beyond what it held before
+    peak, done, before = 0, threading.Event(), held()
+    def watch():
+        nonlocal peak
+        while not done.is_set():
+            peak = max(peak, held() - before)
+            time.sleep(0.001)
+    thread = threading.Thread(target=watch)
+    thread.start()
+    work()
+    done.set()
+    thread.join()
+    return peak
+
+prepare_photo(torch.rand(2048, 2048, 4))
+image = torch.rand(1, 3000, 4000, 3)
+for work in (lambda: prepare_photo(image[0]), lambda: plain_photos(image)):
+    print(highest(work) / image.nbytes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="Linux tells what is held")
+def test_a_large_photo_is_never_held_in_float_a_second_time():
+    """Both the face models' photo and the page's: 8 bits of all of it, and of what is shrunk."""
+    command = [sys.executable, "-c", MEMORY, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    prepared, shown = map(float, done.stdout.split()[-2:])
+    assert 0.2 < prepared < 1.0
+    assert 0.2 < shown < 1.0
 
 
 def test_small_photos_are_not_enlarged():
