@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .detection import Face
 
 LONG_EDGE = 1024
-BAND = 1 << 22  # values that are converted at a time
+BAND = 1 << 20  # values that are converted at a time
 CHOSEN, OTHER = (46, 204, 64), (255, 200, 0)
 
 
