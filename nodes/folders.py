@@ -8,8 +8,6 @@ from pathlib import Path
 
 import folder_paths
 
-from ..encoders import nearby
-
 SUFFIXES = (".safetensors", ".sft", ".pt", ".pth", ".bin")
 
 
@@ -99,7 +97,7 @@ def files(kind: Kind) -> dict[str, Path]:
             if shared and kind.contains not in path.name.lower():
                 continue
             found.setdefault(path.relative_to(folder).as_posix(), path)
-    return (nearby.cached_eva_clip() | found) if kind is EVA_CLIP else found
+    return found
 
 
 def packs() -> dict[str, Path]:
@@ -113,7 +111,7 @@ def packs() -> dict[str, Path]:
                 )
                 if holds and folder != root / "models":
                     found.setdefault(folder.name, folder)
-    return nearby.nearby_packs(places(FACE_PACK)) | found
+    return found
 
 
 def options(kind: Kind) -> list[str]:
@@ -130,7 +128,6 @@ def find(kind: Kind, name: str) -> Path:
         return found[name]
     looked = "".join(f"\n  {folder}" for folder in places(kind))
     there = f" There: {', '.join(sorted(found))}." if found else ""
-    there += nearby.unusable_nearby(places(kind)) if kind is FACE_PACK else ""
     raise FileNotFoundError(
         f"{kind.what} '{name}' was not found.{there} Looked in:{looked}\n"
         f"Wanted: {kind.wanted}, {kind.advice}."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -163,11 +165,33 @@ def test_the_tower_is_the_one_that_open_clip_describes(small):
     torch.testing.assert_close(sines[:4, 32], steps.sin())  # along a row
 
 
-def test_weights_are_copied_out_of_the_file(small, tmp_path):
-    """A tensor that stays mapped changes when its file is written over, and fails on Windows."""
+def read_as_with_dynamic_vram(monkeypatch) -> None:
+    """Throw the switch of ComfyUI's dynamic VRAM; its library maps files without a card, too."""
+    control = pytest.importorskip("comfy_aimdo.control", reason="came with dynamic VRAM")
+    memory = importlib.import_module("comfy.memory_management")
+    if not hasattr(memory, "aimdo_enabled"):
+        pytest.skip("this ComfyUI has no dynamic VRAM")
+    monkeypatch.setattr(control, "lib", None)
+    if not control.init():
+        pytest.skip("dynamic VRAM's library does not load here")
+    monkeypatch.delitem(sys.modules, "comfy_aimdo.model_mmap", raising=False)
+    monkeypatch.setattr(memory, "aimdo_enabled", True)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_weights_are_copied_out_of_the_file(small, tmp_path, monkeypatch, dynamic):
+    """A tensor that stays mapped changes when its file is written over, and fails on Windows.
+
+    ComfyUI's dynamic VRAM reads files in another way; the tower is the same.
+    """
+    if dynamic:
+        read_as_with_dynamic_vram(monkeypatch)
     path = tmp_path / "tower.safetensors"
     save_file(timm_layout(torch.load(small, weights_only=True), ""), path)
     eva = load_eva_clip(path)
+    monkeypatch.undo()
+    expected = encode_pixels(load_eva_clip(small), pixels())[0]
+    assert torch.equal(encode_pixels(eva, pixels())[0], expected)
     before = {k: v.clone() for k, v in eva.patcher.model.state_dict().items()}
     with path.open("r+b") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
