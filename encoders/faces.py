@@ -18,7 +18,8 @@ from .landmarks import landmark_faces, load_landmarks, matching_keypoints
 from .parsing import load_parser, parse_faces
 from .photo import annotate, prepare_photo
 from .pixels import normalise, whiten
-from .sessions import open_sessions
+from .providers import PROVIDER_CHOICES
+from .sessions import FaceSessions, open_sessions
 
 __all__ = [
     "FACE_ORDERS",
@@ -37,21 +38,22 @@ __all__ = [
 ]
 
 ON_NO_FACE = ("error", "skip")
-PROVIDER_CHOICES = ("auto", "CPU", "CUDA", "ROCM", "CoreML", "DirectML")
 
 
 @dataclass(frozen=True)
 class FaceAnalysis:
     """The loaded face models: insightface's pack at ``pack`` on ``provider``, parser, RetinaFace.
 
-    ``sessions`` holds a FaceSessions; ``landmarks`` is None where the pack's keypoints are used.
+    ``provider`` is what really runs; ``landmarks`` is None where the pack's keypoints are used;
+    ``notes`` are sentences that the user should read.
     """
 
-    sessions: ModelPatcher
+    sessions: FaceSessions
     provider: str
     parser: ModelPatcher
     landmarks: ModelPatcher | None
     pack: Path
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,16 +92,17 @@ def load_face_analysis(
 ) -> FaceAnalysis:
     """Load insightface's model pack, the parsing model, and RetinaFace if a file is given.
 
-    ``provider`` is one of PROVIDER_CHOICES. Raises FileNotFoundError, ValueError or RuntimeError
-    with what was looked for and found; never downloads.
+    ``provider`` is one of PROVIDER_CHOICES, or version 0.1's ROCM. Raises FileNotFoundError,
+    ValueError or RuntimeError with what was looked for and found; never downloads.
     """
-    sessions, used = open_sessions(Path(pack), provider)
+    sessions, notes = open_sessions(Path(pack), provider)
     return FaceAnalysis(
         sessions=sessions,
-        provider=used,
+        provider=sessions.at_work,
         parser=load_parser(parsing),
         landmarks=load_landmarks(landmarks) if landmarks else None,
-        pack=sessions.model.pack,
+        pack=sessions.pack,
+        notes=notes,
     )
 
 
@@ -189,15 +192,18 @@ def face_features(
     order_faces([], face)
     records, annotated, seen = [], [], []
     photos = read_photos(images)
-    for index, photo in enumerate(photos):
-        found = detect_faces(analysis, photo)
-        record = choose_face(found, index, face, face_index, on_no_face)
-        records.append(record)
-        annotated.append(annotate(photo, record.faces, record.chosen))
-        if record.chosen is not None:
-            seen.append(look_at(analysis, photo, record.faces[record.chosen], grayscale))
-        if progress:
-            progress(index + 1, len(photos))
+    try:
+        for index, photo in enumerate(photos):
+            found = detect_faces(analysis, photo)
+            record = choose_face(found, index, face, face_index, on_no_face)
+            records.append(record)
+            annotated.append(annotate(photo, record.faces, record.chosen))
+            if record.chosen is not None:
+                seen.append(look_at(analysis, photo, record.faces[record.chosen], grayscale))
+            if progress:
+                progress(index + 1, len(photos))
+    finally:
+        analysis.sessions.rest()
     if not seen:
         raise ValueError(f"None of the {len(photos)} images has a face, so nothing is left to use.")
     aligned, crops, arcface = (torch.stack(values) for values in zip(*seen, strict=True))

@@ -170,7 +170,7 @@ def shown_faces(
 ) -> dict[str, list]:
     """Return what the page shows: crops, and the photos in ``size`` with their faces."""
     crops = ui.PreviewImage(encoded.faces, cls=node).as_dict()["images"]
-    photos = ui.PreviewImage(plain_photos(image, *size), cls=node).as_dict()["images"]
+    photos = ui.PreviewImage(plain_photos(image), cls=node).as_dict()["images"]
     faces = describe_faces(encoded.photos, photos, size, order)
     return {"images": crops, "pulid_faces": faces, **show(node, notes_on(encoded))}
 

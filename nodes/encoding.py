@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-import comfy.model_management
-import comfy.utils
 import torch
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..encoders.eva_clip import EvaClip
@@ -114,30 +111,8 @@ def encode_anew(
         id_cond = torch.cat((first.id_cond, id_cond))
         hidden = tuple(torch.cat(pair) for pair in zip(first.hidden, hidden, strict=True))
     identity = make_identity(encoders.id_encoder, id_cond, hidden, question.fusion, Progress())
-    on_gpu = [
-        patcher
-        for patcher in (
-            faces.sessions,
-            faces.parser,
-            faces.landmarks,
-            eva.patcher,
-            encoders.id_encoder.patcher,
-        )
-        if patcher and not comfy.model_management.is_device_cpu(patcher.load_device)
-    ]
-    release(on_gpu)
     crops = (features.crops.clamp(0, 1) * 255).round().to(torch.uint8)
     return Encoded(identity, crops, features.photos, features.arcface)
-
-
-def release(patchers: list[ModelPatcher]) -> None:
-    """Take models off their devices: sampling comes next and needs the room, not them."""
-    loaded = comfy.model_management.current_loaded_models
-    keep = [
-        m for m in loaded if not any(m.model is not None and m.model.is_clone(p) for p in patchers)
-    ]
-    for device in {p.load_device for p in patchers}:
-        comfy.model_management.free_memory(1e30, device, keep)
 
 
 def notes_on(encoded: Encoded) -> list[Note]:
@@ -171,7 +146,6 @@ def annotated(image: Tensor, encoded: Encoded) -> Tensor:
     return torch.stack([annotate(photo, record.faces, record.chosen) for photo, record in pairs])
 
 
-def plain_photos(image: Tensor, height: int, width: int) -> Tensor:
-    """Return the photos without boxes [B, height, width, 3]; the page draws its own."""
-    colour = image[..., :3].expand(-1, -1, -1, 3).movedim(-1, 1)
-    return comfy.utils.common_upscale(colour, width, height, "area", "disabled").movedim(1, -1)
+def plain_photos(image: Tensor) -> Tensor:
+    """Return the photos [B, H, W, 3] as the face models saw them; the page draws its own boxes."""
+    return torch.stack([torch.from_numpy(photo).float() / 255 for photo in read_photos(image)])

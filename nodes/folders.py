@@ -21,7 +21,7 @@ class Kind:
     wanted: str  # the file's usual name
     advice: str
     contains: str = ""  # in folders of other models, only names with this in them
-    repository: str = ""  # at Hugging Face, whose cache may hold the file already
+    repositories: tuple[str, ...] = ()  # at Hugging Face, whose cache may hold the file already
 
 
 PULID = Kind(
@@ -30,7 +30,7 @@ PULID = Kind(
     "pulid_flux_v0.9.1.safetensors",
     "about 1.1 GB, from https://huggingface.co/guozinan/PuLID",
     contains="pulid_flux",
-    repository="guozinan/PuLID",
+    repositories=("guozinan/PuLID",),
 )
 EVA_CLIP = Kind(
     "EVA-CLIP model",
@@ -38,7 +38,10 @@ EVA_CLIP = Kind(
     "EVA02_CLIP_L_336_psz14_s6B.pt",
     "about 0.9 GB, from https://huggingface.co/QuanSun/EVA-CLIP",
     contains="eva",
-    repository="QuanSun/EVA-CLIP",
+    repositories=(
+        "QuanSun/EVA-CLIP",
+        "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k",  # open_clip's own
+    ),
 )
 PARSING = Kind(
     "face parsing model",
@@ -96,8 +99,8 @@ def places_of_others(kind: Kind) -> list[Path]:
             folders.append(Path(spec.submodule_search_locations[0]) / "weights")
     if kind is FACE_PACK:  # insightface's own
         folders.append(home() / ".insightface")
-    if kind.repository:
-        cached = "models--" + kind.repository.replace("/", "--")
+    for repository in kind.repositories:
+        cached = "models--" + repository.replace("/", "--")
         folders += sorted((hugging_face_cache() / cached / "snapshots").glob("*"))
     return folders
 
@@ -149,7 +152,7 @@ def packs() -> dict[str, Path]:
                 )
                 if holds and folder != root / "models":
                     found.setdefault(folder.name, folder)
-            if loose is None and {p.name for p in parent.glob("*.onnx")} == set(LOOSE_PACK):
+            if loose is None and {p.name for p in parent.glob("*.onnx")} >= set(LOOSE_PACK):
                 loose = parent
     if loose is not None:
         found.setdefault(FACE_PACK.wanted, loose)

@@ -13,7 +13,6 @@ from . import folders, types
 from .feedback import Note, show
 
 OWN_KEYPOINTS = "model pack"
-OTHER_PACK = "PuLID was trained with its face vectors, others give low likeness."
 
 
 class PuLIDFluxLoadModel(io.ComfyNode):
@@ -102,8 +101,8 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
                     "provider",
                     options=list(PROVIDER_CHOICES),
                     default="auto",
-                    tooltip="Where the face models run. auto takes an accelerator if onnxruntime "
-                    "has one; the CPU needs 0.1 to 1 s a photo and no graphics memory.",
+                    tooltip="Where the face models run. auto is the CPU: 0.1 to 1 s a photo and no "
+                    "graphics memory. The node shows what really runs.",
                 ),
                 io.Combo.Input(
                     "parsing_model",
@@ -136,17 +135,20 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
         pack, parsing, *retinaface = [folders.find(kind, name) for kind, name in wanted]
         analysis = load_face_analysis(pack, provider, parsing, None if own else retinaface[0])
         notes = [Note(f"Face models on {analysis.provider}")]
-        if model_pack != folders.FACE_PACK.wanted:
-            notes.append(
-                Note(f"{model_pack} is not {folders.FACE_PACK.wanted}: {OTHER_PACK}", True)
-            )
+        notes += [Note(text, warning=True) for text in analysis.notes]
         return io.NodeOutput(analysis, ui=show(cls, notes))
 
     @classmethod
     def validate_inputs(
-        cls, model_pack: str | None, parsing_model: str | None, landmarks: str | None
+        cls,
+        model_pack: str | None,
+        provider: str | None,
+        parsing_model: str | None,
+        landmarks: str | None,
     ) -> bool | str:
-        return True  # execute tells what is missing, all at once and better than "not in list"
+        # execute tells what is missing, all at once and better than "not in list", and takes the
+        # provider names of version 0.1
+        return True
 
     @classmethod
     def fingerprint_inputs(
