@@ -16,6 +16,7 @@ from ..identity.fusion import FUSIONS, FusionOptions, make_identity
 from ..pulid_flux.checkpoint import PulidModel
 from . import types
 from .feedback import Progress, show
+from .prior import prior_features
 
 # ArcFace: photos of one person mostly lie above 0.4, of different people below 0.2
 SAME_PERSON = 0.3
@@ -98,7 +99,8 @@ def face_inputs(optional: bool) -> list[io.Input]:
             "prior_image",
             optional=True,
             raw_link=optional or None,
-            tooltip="train_weight: the photo to aim at; without it the first of the batch.",
+            tooltip="One more photo, before the others; joint does without. train_weight: the "
+            "photo to aim at; without it the first of the batch.",
         ),
     ]
 
@@ -157,9 +159,10 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
         which = (face, face_index, on_no_face, grayscale, Progress())
         features = face_features(face_analysis, eva_clip, image, *which)
         id_cond, hidden = features.id_cond, features.hidden
-        has_prior = prior_image is not None and fusion == "train_weight"
-        if has_prior:
-            prior = face_features(face_analysis, eva_clip, prior_image[:1], FACE_ORDERS[0])
+        prior = None
+        if prior_image is not None and fusion != "joint":  # joint, the authors' way, knows none
+            prior = prior_features(face_analysis, eva_clip, prior_image, *which[:-1])
+        if prior is not None:
             id_cond = torch.cat((prior.id_cond, id_cond))
             hidden = tuple(torch.cat(pair) for pair in zip(prior.hidden, hidden, strict=True))
         identity = make_identity(pulid_model.id_encoder, id_cond, hidden, options, Progress())

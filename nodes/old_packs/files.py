@@ -52,7 +52,11 @@ def prepare(file: Any) -> tuple[Any, str]:
         if node.kind in scopes and node.kind:
             rename_shown(node, scopes[node.kind], upgrade)
     for scope in scopes.values():
-        scope.write(graph)
+        lost = [kind for kind in scope.unread if kind in OLD]
+        upgrade.notes += [
+            f"A node {kind} has no id of its own and stays as it is." for kind in lost
+        ]
+        scope.write(graph, upgrade.new)
     return scopes[""].raw, upgrade.message()
 
 

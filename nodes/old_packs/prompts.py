@@ -14,7 +14,6 @@ from server import PromptServer
 
 from . import files
 from .graph import GETS, SETS, Graph, Key, Link, Node, pass_on
-from .schemas import CLASSES
 from .sockets import as_dict
 from .table import OLD
 from .upgrade import Upgrade
@@ -70,7 +69,7 @@ def upgrade(prompt: Prompt, workflow: Any = None) -> tuple[Prompt, str]:
     if not upgrade.kinds:
         return prompt, ""
     upgrade.notes += unreadable
-    return write(graph, upgrade.left), upgrade.message()
+    return write(graph, upgrade), upgrade.message()
 
 
 def read(prompt: Prompt, workflow: Any) -> tuple[Graph, list[str]]:
@@ -80,7 +79,7 @@ def read(prompt: Prompt, workflow: Any) -> tuple[Graph, list[str]]:
         if not isinstance(raw, dict) or not isinstance(raw.get("class_type"), str):
             unreadable.append(f"Entry {key} of the prompt is no node and was left out.")
             continue
-        inputs = raw.get("inputs") if isinstance(raw.get("inputs"), dict) else {}
+        inputs = as_dict(raw.get("inputs"))
         node = graph.nodes["", key] = Node(raw["class_type"], copy.deepcopy(raw))
         node.links = {n: Link(("", str(v[0])), v[1]) for n, v in inputs.items() if is_link(v)}
         given = {n: copy.deepcopy(v) for n, v in inputs.items() if n not in node.links}
@@ -105,8 +104,8 @@ def next_key(graph: Graph) -> Key:
     return "", str(1 + max(numbers, default=0))
 
 
-def write(graph: Graph, left: dict[Key, str]) -> Prompt:
-    """Return the graph as a prompt. ComfyUI refuses what ``left`` by its title, which tells why."""
+def write(graph: Graph, upgrade: Upgrade) -> Prompt:
+    """Return the graph as a prompt. ComfyUI refuses what was left by its title, which says why."""
     prompt = {}
     for key, node in graph.nodes.items():
         raw = prompt[key[1]] = node.raw
@@ -114,13 +113,12 @@ def write(graph: Graph, left: dict[Key, str]) -> Prompt:
         if node.new:
             raw["class_type"], raw["inputs"] = node.kind, node.values | links
         else:
-            inputs = raw.get("inputs") if isinstance(raw.get("inputs"), dict) else {}
-            raw["inputs"] = {
-                n: links.get(n, v) for n, v in inputs.items() if n in links or not is_link(v)
-            }
-        meta = raw.get("_meta") if isinstance(raw.get("_meta"), dict) else {}
-        if key in left:
-            raw["_meta"] = meta | {"title": f"{node.kind} ({left[key]})"}
+            inputs = as_dict(raw.get("inputs"))
+            kept = [n for n, value in inputs.items() if n in links or not is_link(value)]
+            raw["inputs"] = {n: links.get(n, inputs[n]) for n in kept}
+        meta = as_dict(raw.get("_meta"))
+        if key in upgrade.left:
+            raw["_meta"] = meta | {"title": f"{node.kind} ({upgrade.left[key]})"}
         elif node.new and not meta:
-            raw["_meta"] = {"title": CLASSES[node.kind].define_schema().display_name}
+            raw["_meta"] = {"title": upgrade.new(node.kind).schema.display_name}
     return prompt

@@ -5,7 +5,7 @@ A link stands in three places there: in the list of links, at the input, and at 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from .graph import Graph, Key, Link, Node
@@ -49,17 +49,20 @@ class Scope:
     def __init__(self, name: str, raw: Any):
         self.name, self.raw = name, raw
         self.nodes: dict[Key, dict[str, Any]] = {}
+        self.unread: list[str] = []  # the types of nodes whose id is none, or somebody else's
         for node in as_list(as_dict(raw).get("nodes")):
-            number = as_dict(node).get("id")
-            if is_id(number) and isinstance(node.get("type"), str):
-                self.nodes.setdefault((name, number), node)
+            number, kind = as_dict(node).get("id"), as_dict(node).get("type")
+            if is_id(number) and isinstance(kind, str) and (name, number) not in self.nodes:
+                self.nodes[name, number] = node
+            elif isinstance(kind, str):
+                self.unread.append(kind)
         self.links: dict[Any, dict[str, Any]] = {}
         self.known: set[Any] = set()  # the links that some input of a readable node is for
         self.added: dict[Key, list[float]] = {}  # nodes to come and their places
         found = as_dict(raw).get("links")
         for link in as_list(found) or list(as_dict(found).values()):
             entry = dict(zip(FIELDS, link, strict=False)) if isinstance(link, list) else link
-            if isinstance(entry, dict) and all(is_id(entry.get(n)) for n in FIELDS[:4]):
+            if isinstance(entry, dict) and all(is_id(entry.get(n)) for n in FIELDS[:5]):
                 self.links.setdefault(entry["id"], entry)
 
     def link(self, number: Any) -> Link | None:
@@ -100,12 +103,12 @@ class Scope:
         self.added[key] = [x, y + number * STEP]
         return key
 
-    def write(self, graph: Graph) -> None:
+    def write(self, graph: Graph, new: Callable[[str], NewNode]) -> None:
         """Bring the record up to the graph: nodes, sockets, links and the last numbers used."""
         here = {key: node for key, node in graph.nodes.items() if key[0] == self.name}
         for key, node in here.items():
             if node.new:
-                build(key, node, self.added.get(key))
+                build(key, node, new(node.kind), self.added.get(key))
         links = self.write_links(here)
         self.write_sockets(here, links)
         kept = [n for n in as_list(self.raw.get("nodes")) if not self.is_gone(n, here)]
@@ -214,9 +217,9 @@ def link_type(here: dict[Key, Node], target: Key, place: Any, link: Link) -> str
     return outputs[link.slot]["type"] if known else None
 
 
-def build(key: Key, node: Node, place: list[float] | None) -> None:
+def build(key: Key, node: Node, cls: NewNode, place: list[float] | None) -> None:
     """Write the record of one of our nodes; place, title and colours stay as they were."""
-    cls, raw = NewNode(node.kind), node.raw
+    raw = node.raw
     usual = {"id": key[1], "pos": place or [0, 0], "size": [WIDTH, HEIGHT], "flags": {}}
     for name, value in (usual | {"order": 0, "mode": node.mode}).items():
         raw.setdefault(name, value)
