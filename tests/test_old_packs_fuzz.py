@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import random
+import urllib.error
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from old_samples import CASES, SAMPLES
 from pulid_pack.nodes import folders
 from pulid_pack.nodes.old_packs import files, prompts
 from pulid_pack.nodes.old_packs.graph import REROUTES
+from pulid_pack.nodes.old_packs.schemas import CLASSES
 from pulid_pack.nodes.old_packs.table import OLD
 
-SAMPLES = Path(__file__).parent / "legacy"
-CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 VARIANTS = 2000
 STRANGE = (
     None,
@@ -117,8 +117,22 @@ def assert_sound(upgraded: Any, message: str) -> None:
         assert all(isinstance(node["inputs"], dict) for node in upgraded.values())
     else:
         left = [node.get("type") for node in upgraded["nodes"] if isinstance(node, dict)]
+        assert_linked(upgraded)
     for kind in left:
         assert kind not in list(OLD) or kind.startswith("Pulid") or kind in message, kind
+
+
+def assert_linked(file: dict[str, Any]) -> None:
+    """See that every link into a node of ours is in the list of links, as that input's."""
+    links = {(x[0], x[3], x[4]) for x in file["links"] if isinstance(x, list)}
+    links |= {
+        (x["id"], x["target_id"], x["target_slot"]) for x in file["links"] if isinstance(x, dict)
+    }
+    for node in file["nodes"]:
+        if isinstance(node, dict) and node.get("type") in list(CLASSES):
+            for place, socket in enumerate(node["inputs"]):
+                number = socket["link"]
+                assert number is None or (number, node["id"], place) in links
 
 
 def test_two_thousand_damaged_files_and_prompts(no_files):
@@ -133,3 +147,19 @@ def test_two_thousand_damaged_files_and_prompts(no_files):
         assert repr(value) == before, f"variant {number} was changed itself"
         known += bool(message)
     assert known > 0.9 * VARIANTS, "too few of them still have an older node"
+
+
+@pytest.mark.server
+def test_damaged_files_and_prompts_on_the_server_are_answered(server):
+    """Any status but 500; the photo that they name is not there, so that nothing is computed."""
+    for number, value in enumerate(variants(24, seed=7)):
+        sent = json.dumps(value)
+        if isinstance(value, dict) and "nodes" in value:
+            with server.open(files.ROUTES[1], sent.encode()) as answer:
+                assert json.load(answer)["file"] is not None, f"variant {number}"
+            continue
+        try:
+            server.open("/prompt", json.dumps({"prompt": value}).encode()).close()
+        except urllib.error.HTTPError as error:
+            assert error.code == 400, f"variant {number}: {error.read().decode()}\n{sent}"
+    assert server.get("/queue")["queue_running"] == []

@@ -91,7 +91,7 @@ def renamed(
         if fits is not None:
             values[new] = fits
         if fits is None and value is not None or is_number(value) and fits != value:
-            usual = target.usual(new) if fits is None else fits
+            usual = row.values.get(new, target.usual(new)) if fits is None else fits
             lost.append(f"{name} {short(value)}: not kept, {new} is {short(usual)}")
     return values, links, lost
 

@@ -77,9 +77,9 @@ class Scope:
         """Return the links into a node, by the input's name or number."""
         found = {}
         for number, socket in enumerate(as_list(node.get("inputs"))):
-            name = as_dict(socket).get("name") if by_name else number
+            name = str(as_dict(socket).get("name")) if by_name else number
             link = self.link(as_dict(socket).get("link"))
-            if link and is_id(name):
+            if link:
                 found.setdefault(name, link)
         return found
 
@@ -135,14 +135,14 @@ class Scope:
         gone = {key[1] for key in self.nodes if key not in here or here[key].new}
         fresh = 1 + max((n for n in self.links if isinstance(n, int)), default=0)
         for key, node in here.items():
-            names = [as_dict(s).get("name") for s in as_list(node.raw.get("inputs"))]
+            names = [str(as_dict(s).get("name")) for s in as_list(node.raw.get("inputs"))]
             for name, link in node.links.items():
                 if isinstance(name, tuple) or link.source[0] != self.name:
                     continue
                 number = link.number
                 if number is None or number in found:
                     number, fresh = fresh, fresh + 1
-                place = names.index(name) if node.new else name
+                place = names.index(name) if isinstance(name, str) else name
                 entry = dict(self.links.get(number, {}))
                 values = (number, link.source[1], link.slot, key[1], place)
                 entry |= dict(zip(FIELDS, values, strict=False))
