@@ -21,8 +21,8 @@ NO_NUNCHAKU = (
 )
 STILL_USED = "not everything that it feeds could be exchanged, so it stays as it is"
 UNKNOWN = (
-    "its input {name} comes from {kind} (node {id}), behind which nothing can be followed; it stays "
-    "as it is: link it directly and open the file again"
+    "its input {name} comes from {kind} (node {id}), behind which nothing can be followed; it "
+    "stays as it is: link it directly and open the file again"
 )
 
 
