@@ -93,7 +93,8 @@ def face_inputs(optional: bool) -> list[io.Input]:
         io.Image.Input(
             "prior_image",
             optional=True,
-            tooltip="train_weight: the photo to aim at; without it the first of the batch.",
+            tooltip="One more photo, before the others; joint does without. train_weight: the "
+            "photo to aim at; without it the first of the batch.",
         ),
     ]
 

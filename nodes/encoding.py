@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..encoders.eva_clip import EvaClip
 from ..encoders.faces import (
-    FACE_ORDERS,
     FaceAnalysis,
     PhotoRecord,
     agreement,
@@ -22,6 +21,7 @@ from ..identity.fusion import FusionOptions, make_identity
 from ..identity.id_encoder import IDEncoder
 from ..identity.identity import Identity
 from .feedback import Note, Progress
+from .prior import prior_features
 
 # ArcFace: photos of one person mostly lie above 0.4, of different people below 0.2
 SAME_PERSON = 0.3
@@ -76,7 +76,7 @@ def encode_photos(
 ) -> Encoded:
     """Encode the photos [B, H, W, C] of one person, or return what they gave a short while ago.
 
-    ``prior`` is the photo that train_weight aims at. Raises ValueError naming the photo at fault.
+    ``prior`` is the photo that the fusion modes other than joint put before the others. Raises ValueError naming the photo at fault.
     """
     key = (digest(image), None if prior is None else digest(prior), question)
     makers = (encoders.eva, encoders.faces)
@@ -106,8 +106,10 @@ def encode_anew(
     which = (question.face, question.face_index, question.on_no_face, question.grayscale)
     features = face_features(faces, eva, image, *which, Progress())
     id_cond, hidden = features.id_cond, features.hidden
-    if prior is not None and question.fusion.mode == "train_weight":
-        first = face_features(faces, eva, prior[:1], FACE_ORDERS[0])
+    first = None
+    if prior is not None and question.fusion.mode != "joint":  # the authors' way knows none
+        first = prior_features(faces, eva, prior, *which)
+    if first is not None:
         id_cond = torch.cat((first.id_cond, id_cond))
         hidden = tuple(torch.cat(pair) for pair in zip(first.hidden, hidden, strict=True))
     identity = make_identity(encoders.id_encoder, id_cond, hidden, question.fusion, Progress())

@@ -129,7 +129,7 @@ def files(kind: Kind) -> dict[str, Path]:
                 found.setdefault(Path(relative).as_posix(), Path(path))
     for folder in places_of_others(kind):
         for relative in sorted(folder_paths.recursive_search(str(folder), [".git"])[0]):
-            if is_weights(relative, kind.contains):
+            if is_weights(relative, "" if "snapshots" in folder.parts else kind.contains):
                 found.setdefault(Path(relative).as_posix(), folder / relative)
     return found
 
