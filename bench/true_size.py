@@ -24,10 +24,11 @@ EVA = {"width": 1024, "depth": 24, "image_size": 336, "pooled": 768}
 TEXT_TOKENS = 512
 SIGMA = 0.7
 ADDED = 0.9  # the weight of the authors' blocks
-SHAPES: dict[str, Callable[[], Shapes]] = {
-    "FLUX.1-dev": lambda: flux_shapes(WIDTH, True, 64, 19, 38),
-    "FLUX.1-schnell": lambda: flux_shapes(WIDTH, False, 64, 19, 38),
-    "Chroma": lambda: chroma_shapes(19, 38),
+DEPTHS = (19, 38)  # double and single blocks
+SHAPES: dict[str, Callable[..., Shapes]] = {
+    "FLUX.1-dev": lambda *depths: flux_shapes(WIDTH, True, 64, *depths),
+    "FLUX.1-schnell": lambda *depths: flux_shapes(WIDTH, False, 64, *depths),
+    "Chroma": chroma_shapes,
 }
 
 
@@ -37,13 +38,16 @@ def empty(shapes: Shapes, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def true_model(
-    name: str = "FLUX.1-dev", dtype: torch.dtype = torch.bfloat16, **options: Any
+    name: str = "FLUX.1-dev",
+    dtype: torch.dtype = torch.bfloat16,
+    depths: tuple[int, int] = DEPTHS,
+    **options: Any,
 ) -> ModelPatcher:
     """Return a diffusion model as ComfyUI loads it from weights in ``dtype``.
 
     ``options`` are the model options of the loader (dtype, load_device).
     """
-    weights = empty(SHAPES[name](), dtype)
+    weights = empty(SHAPES[name](*depths), dtype)
     return comfy.sd.load_diffusion_model_state_dict(weights, model_options=options)
 
 

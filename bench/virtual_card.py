@@ -2,7 +2,7 @@
 
 torch's fake tensors carry device, dtype and shape but no values, for "cuda" too on a machine
 without one. A forward on them takes seconds and no memory. It fails where two devices meet and
-where a value is read back from the card, and it can be counted exactly.
+where a value is read back from the card, and it can be counted exactly (cost.py).
 
     with virtual_card(dynamic=True) as card, card.running():
         model = comfy.sd.load_diffusion_model_state_dict(...)
@@ -16,30 +16,27 @@ the way out.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib
+import mmap
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.memory_management
 import comfy.model_management
 import comfy.model_patcher
+import comfy.pinned_memory
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 GIB = 1 << 30
 RAM = 256 * GIB
-# Views and questions about shapes: the card does nothing for them.
-FREE = frozenset(
-    "view _unsafe_view reshape unsqueeze squeeze transpose permute expand slice split "
-    "split_with_sizes unbind select detach alias t chunk unflatten as_strided empty "
-    "empty_like empty_strided new_empty lift_fresh _local_scalar_dense".split()
-)
 
 
 @dataclass
@@ -78,41 +75,6 @@ class SameTensor(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Cost(TorchDispatchMode):
-    """What a stretch of work costs the card; use it inside ``Card.running``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernels = 0
-        self.bytes = 0  # read and written
-        self.reads = 0  # values read back, off the card too: on a card each is a wait
-        self.counter = FlopCounterMode(display=False)
-
-    @property
-    def flops(self) -> int:
-        return self.counter.get_total_flops()
-
-    def __enter__(self) -> Cost:
-        self.counter.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.counter.__exit__(*error)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        self.reads += name in ("_local_scalar_dense", "equal", "nonzero")
-        tensors = on_card((args, kwargs, out))
-        # x[i] += y ends in a copy of x[i] onto itself, which torch leaves out
-        onto_itself = name == "copy_" and place(args[0]) == place(args[1])
-        if tensors and func.namespace == "aten" and name not in FREE and not onto_itself:
-            self.kernels += 1
-            self.bytes += sum(t.numel() * t.itemsize for t in tensors)
-        return out
-
-
 def on_card(values: Any) -> list[torch.Tensor]:
     """Return the tensors in nested ``values`` that lie on a card."""
     found = (t for t in tree_leaves(values) if isinstance(t, torch.Tensor))
@@ -125,22 +87,13 @@ def place(tensor: torch.Tensor) -> tuple:
     return storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-def measured(work: Callable[[], Any]) -> Cost:
-    """Run ``work`` and return what it cost."""
-    with Cost() as cost:
-        work()
-    return cost
-
-
 def can_be_dynamic() -> bool:
     """Return whether this ComfyUI has dynamic VRAM."""
     return hasattr(comfy.model_patcher, "ModelPatcherDynamic")
 
 
 @contextlib.contextmanager
-def virtual_card(
-    vram: int = 24 * GIB, *, dynamic: bool = False, index: int = 0
-) -> Iterator[Card]:
+def virtual_card(vram: int = 24 * GIB, *, dynamic: bool = False, index: int = 0) -> Iterator[Card]:
     """Put a card with ``vram`` bytes in place, ComfyUI's default device while inside.
 
     dynamic: with ComfyUI's dynamic VRAM, its default on NVIDIA. Raises RuntimeError where this
@@ -155,7 +108,10 @@ def virtual_card(
         loaded.clear()
         stack.callback(lambda: loaded.__setitem__(slice(None), before))
         stack.callback(gc.collect)  # what is left of the models goes while their allocator is there
-        for module, name, value in [*of_the_card(card), *(of_dynamic_vram(card) if dynamic else [])]:
+        for module, name, value in [
+            *of_the_card(card),
+            *(of_dynamic_vram(card) if dynamic else []),
+        ]:
             replace(stack, module, name, value)
         yield card
         loaded.clear()
@@ -191,7 +147,10 @@ def of_the_card(card: Card) -> list[tuple[Any, str, Any]]:
         amount = card.vram if (dev or card.device).type == "cuda" else RAM
         return (amount, 0) if torch_total_too else amount
 
-    swap, memo = torch.utils.swap_tensors, card.mode.fake_tensor_converter.meta_converter.tensor_memo
+    swap, memo = (
+        torch.utils.swap_tensors,
+        card.mode.fake_tensor_converter.meta_converter.tensor_memo,
+    )
 
     def swap_tensors(a: torch.Tensor, b: torch.Tensor) -> None:
         memo.clear()  # torch moves no parameter that somebody has a weak reference to
@@ -224,11 +183,9 @@ def of_the_card(card: Card) -> list[tuple[Any, str, Any]]:
 
 def of_dynamic_vram(card: Card) -> list[tuple[Any, str, Any]]:
     """Return module, name and stand-in of what comfy_aimdo's library does, and its switches."""
-    found = {}
-    for name in ("model_vbar", "host_buffer", "torch"):
-        found[name] = importlib.import_module(f"comfy_aimdo.{name}")
-    vbar = found["model_vbar"]
-    host = {n: importlib.import_module(f"comfy.{n}") for n in ("memory_management", "pinned_memory")}
+    library = ("model_vbar", "host_buffer", "model_mmap", "torch")
+    aimdo = {name: importlib.import_module(f"comfy_aimdo.{name}") for name in library}
+    vbar = aimdo["model_vbar"]
     patcher = comfy.model_patcher
     return [
         (vbar, "ModelVBAR", type("ModelVBAR", (Room,), {"card": card})),
@@ -237,10 +194,11 @@ def of_dynamic_vram(card: Card) -> list[tuple[Any, str, Any]]:
         (vbar, "vbar_signature_compare", lambda a, b: a is not None and a == b),
         (vbar, "vbars_analyze", lambda *a: 0),
         (vbar, "vbars_reset_watermark_limits", lambda *a: None),
-        (found["host_buffer"], "HostBuffer", HostBuffer),
-        (found["torch"], "aimdo_to_tensor", lambda part, device: part[0].tensor(part[2], device)),
-        (host["pinned_memory"], "pin_memory", lambda *a, **k: False),
-        (host["memory_management"], "aimdo_enabled", True),
+        (aimdo["host_buffer"], "HostBuffer", HostBuffer),
+        (aimdo["model_mmap"], "ModelMMAP", MappedFile),
+        (aimdo["torch"], "aimdo_to_tensor", lambda part, device: part[0].tensor(part[2], device)),
+        (comfy.pinned_memory, "pin_memory", lambda *a, **k: False),
+        (comfy.memory_management, "aimdo_enabled", True),
         (patcher, "CoreModelPatcher", patcher.ModelPatcherDynamic),
     ]
 
@@ -280,6 +238,20 @@ class Room:
     def nothing(self, *_: Any) -> None: ...
 
     prioritize = deprioritize = set_watermark = set_watermark_limit = nothing
+
+
+class MappedFile:
+    """A weight file in memory; without a handle of it ComfyUI copies from there."""
+
+    def __init__(self, path: str):
+        with open(path, "rb") as file:
+            self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def get(self) -> int:
+        return ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+
+    def get_file_handle(self) -> None:
+        return None
 
 
 class HostBuffer:
