@@ -60,16 +60,21 @@ def load_id_encoder(
         load_device=comfy.model_management.get_torch_device(),
         offload_device=offload,
     )
-    # a dynamic host reads weights from the mapped file when it needs them; elsewhere they are ours
-    dynamic = getattr(patcher, "is_dynamic", lambda: False)()
-    model.load_state_dict(own if dynamic else copied(own), assign=True)
+    # a dynamic host reads weights from the mapped file when it needs them; elsewhere they are ours,
+    # since a mapped file can be overwritten while it is in use
+    model.load_state_dict(own if is_dynamic(patcher) else copied(own), assign=True)
     model.eval().requires_grad_(False)
     return IDEncoder(file, patcher)
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies in memory: a mapped file can be overwritten while it is in use."""
+    """Return copies in memory."""
     return {key: value.clone() for key, value in tensors.items()}
+
+
+def is_dynamic(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """Return whether the host's dynamic VRAM holds this model."""
+    return getattr(patcher, "is_dynamic", lambda: False)()  # the oldest hosts do not have it
 
 
 def encode_tokens(encoder: IDEncoder, id_cond: Tensor, hidden: tuple[Tensor, ...]) -> Tensor:

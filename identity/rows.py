@@ -1,77 +1,64 @@
-"""What one sampling run knows, and what acts in one of its forwards."""
+"""Which rows of a model call's batch belong to which prompt.
+
+The host runs several prompts in one call: the batch is one chunk of rows for each entry of
+``cond_or_uncond``, and a chunk holds the pictures that are made at once. Others change that: tiles
+repeat the whole batch, so rows / entries is not the number of pictures.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
-
-from .window import OpenWindow
-
-
-@dataclass
-class Run:
-    """What one sampling run knows: windows in its sigmas, masks already resized, what happened."""
-
-    windows: tuple[OpenWindow, ...]
-    latent: tuple[int, int] | None = None  # height and width of the whole picture's latent
-    # by a cond's uuid: is it a negative prompt, and which area (h, w, top, left) does it paint
-    negative: dict[Any, bool | None] = field(default_factory=dict)
-    areas: dict[Any, tuple] = field(default_factory=dict)
-    masks: dict[tuple, Tensor] = field(default_factory=dict)
-    forwards: int = 0  # model calls in which an identity was to act
-    inserted: bool = False  # a block has added one
-
-
-@dataclass
-class Call:
-    """What acts in one forward; it travels as a keyword argument, so torch.compile guards it.
-
-    (torch.compile as ComfyUI uses it guards nothing inside ``transformer_options``: what stands
-    there when the graph is made would act, or not act, for ever.)
-    """
-
-    run: Run
-    tokens: int  # image tokens of the picture itself, without Kontext's references
-    # per run of batch rows of one kind: the rows, and per term its layers, gains in double blocks
-    # and gains in single blocks
-    parts: list[tuple[slice, list[tuple[nn.ModuleList, list, list]]]]
+Area = tuple[int, int, int, int]  # height, width, top, left, in the latent
 
 
 @dataclass(frozen=True)
-class Part:
+class Rows:
     """A stretch of the batch's rows that get the same."""
 
     rows: slice
-    batch: int  # pictures made at once: row r belongs to picture r mod batch
-    unconditional: bool
-    area: tuple | None  # (h, w, top, left) of the latent that these rows paint, None for all
+    pictures: int  # row r belongs to picture r mod pictures
+    unconditional: bool  # of a negative prompt
+    area: Area | None  # the part of the picture that these rows paint, None for all of it
 
 
-def learn_conds(run: Run, negative: bool, conds: Sequence[dict]) -> None:
-    """Remember whose prompt a cond is and which area it paints."""
-    for cond in conds:
-        uuid = cond.get("uuid")
-        # the host copies a cond to the other side for areas: then the row's index has to tell
-        if run.negative.setdefault(uuid, negative) != negative:
-            run.negative[uuid] = None
-        if "area" in cond:
-            run.areas[uuid] = tuple(cond["area"])
+@dataclass
+class Prompts:
+    """What a sampling run knows of its prompts, by the uuid that the host gives each."""
 
+    negative: dict[Any, bool | None] = field(default_factory=dict)
+    areas: dict[Any, Area] = field(default_factory=dict)
 
-def batch_parts(total: int, options: dict, run: Run) -> Iterable[Part]:
-    """Yield the stretches of a batch of ``total`` rows."""
-    indices = options.get("cond_or_uncond") or [0]
-    uuids = options.get("uuids") or [None] * len(indices)
-    kinds = []
-    for index, uuid in zip(indices, uuids, strict=False):
-        known = run.negative.get(uuid)
-        kinds.append((index == 1 if known is None else known, run.areas.get(uuid)))
-    batch = total // len(kinds)
-    first = 0
-    for i, kind in enumerate(kinds):
-        if i + 1 == len(kinds) or kinds[i + 1] != kind:
-            yield Part(slice(first * batch, (i + 1) * batch), batch, *kind)
-            first = i + 1
+    def learn(self, negative: bool, conds: Sequence[Mapping[str, Any]]) -> None:
+        """Remember whose prompt each cond is and which area it paints."""
+        for cond in conds:
+            uuid = cond.get("uuid")
+            # the host copies a cond to the other side for areas: then the row's index has to tell
+            if self.negative.setdefault(uuid, negative) != negative:
+                self.negative[uuid] = None
+            if "area" in cond:
+                self.areas[uuid] = tuple(cond["area"])
+
+    def rows(self, total: int, pictures: int | None, options: Mapping[str, Any]) -> Iterator[Rows]:
+        """Yield the stretches of a batch of ``total`` rows.
+
+        ``pictures`` is how many the run makes at once, None if unknown; ``options`` are the call's
+        transformer_options. The uuid tells more than cond_or_uncond, whose index is 0 for a
+        negative prompt that is called alone.
+        """
+        indices = options.get("cond_or_uncond") or [0]
+        uuids = options.get("uuids") or [None] * len(indices)
+        kinds = []
+        for index, uuid in zip(indices, uuids, strict=False):
+            known = self.negative.get(uuid)
+            kinds.append((index == 1 if known is None else known, self.areas.get(uuid)))
+        if not pictures or total % (pictures * len(kinds)):
+            pictures = max(1, total // len(kinds))
+        chunks = kinds * max(1, total // (pictures * len(kinds)))
+        first = 0
+        for i, kind in enumerate(chunks):
+            if i + 1 == len(chunks) or chunks[i + 1] != kind:
+                yield Rows(slice(first * pictures, (i + 1) * pictures), pictures, *kind)
+                first = i + 1

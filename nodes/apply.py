@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..identity.identity import Identity
 from ..identity.masks import normalise_mask
+from ..identity.run import UNCONDITIONAL
 from ..identity.window import CURVES, Window
 from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
-from ..pulid_flux.folding import UNCONDITIONAL, Applied
+from ..pulid_flux.hooks import FluxUse
 from . import types
 from .encode import face_inputs
 
@@ -156,17 +157,17 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
         types.check_links(
             {"attn_mask": attn_mask}, model=model, pulid_model=pulid_model, identity=identity
         )
-        applied = Applied(
-            pulid_model,
-            identity,
-            weight,
-            Window(start_at, end_at, start_step, end_step, weight_curve),
-            None if attn_mask is None else normalise_mask(attn_mask),
-            unconditional,
-            double_weight,
-            single_weight,
+        use = FluxUse(
+            pulid=pulid_model,
+            identity=identity,
+            weight=weight,
+            window=Window(start_at, end_at, start_step, end_step, weight_curve),
+            mask=None if attn_mask is None else normalise_mask(attn_mask),
+            unconditional=unconditional,
+            double_weight=double_weight,
+            single_weight=single_weight,
         )
-        return io.NodeOutput(apply_identity(model, applied))
+        return io.NodeOutput(apply_identity(model, use))
 
 
 class PuLIDFluxApply(io.ComfyNode):

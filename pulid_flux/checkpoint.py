@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..identity.id_encoder import IDEncoder, load_id_encoder
+from ..identity.id_encoder import IDEncoder, is_dynamic, load_id_encoder
 from ..state_dicts import check_shapes, read_state_dict
 from .cross_attention import HEAD_DIM, CrossAttention
 
+if TYPE_CHECKING:
+    from .folding import Fold
+
+PREFIX = "pulid_ca."
 WHAT = "PuLID-FLUX model"
 EXPECTED = (
     "pulid_flux_v0.9.1.safetensors (about 1.1 GB, from https://huggingface.co/guozinan/PuLID, in "
     "models/pulid)"
 )
 ADVICE = f"Expected {EXPECTED}."
-LAYER_KEYS = {
-    "norm1.weight": "norm1_weight",
-    "norm1.bias": "norm1_bias",
-    "norm2.weight": "norm2_weight",
-    "norm2.bias": "norm2_bias",
-    "to_q.weight": "to_q",
-    "to_kv.weight": "to_kv",
-    "to_out.weight": "to_out",
-}
 # Files people take for this one: a key that gives each away, and its name.
 OTHER_MODELS = (
     ("id_adapter_attn_layers.", "PuLID for SDXL"),
@@ -48,16 +43,18 @@ class PulidModel:
     name: str
     id_encoder: IDEncoder
     layers: tuple[CrossAttention, ...] = field(repr=False)  # error reports print a node's inputs
+    # the last ID tokens folded into the layers (see folding.py); they go with the file
+    folds: list[Fold] = field(default_factory=list, compare=False, repr=False)
 
     @property
-    def dim(self) -> int:
+    def width(self) -> int:
         """Width of the FLUX model this was trained for."""
-        return self.layers[0].to_q.shape[1]
+        return self.layers[0].to_q.in_features
 
     @property
     def token_width(self) -> int:
         """Width C of the ID tokens."""
-        return self.layers[0].norm1_weight.shape[0]
+        return self.layers[0].to_kv.in_features
 
 
 def load_pulid(path: Path) -> PulidModel:
@@ -82,8 +79,11 @@ def from_state_dict(state_dict: dict[str, Tensor], name: str) -> PulidModel:
             f"{what}: tensor '{bad}' is {state_dict[bad].dtype}, not a float. {ADVICE}"
         )
     id_encoder = load_id_encoder(state_dict, "pulid_encoder.", name, what, ADVICE)
-    layers = {k[9:]: v for k, v in state_dict.items() if k.startswith("pulid_ca.")}
-    return PulidModel(name, id_encoder, build_layers(layers, what))
+    layers = build_layers(state_dict, what)
+    if not is_dynamic(id_encoder.patcher):  # a mapped file can be overwritten while it is in use
+        for parameter in nn.ModuleList(layers).parameters():
+            parameter.data = parameter.data.clone()
+    return PulidModel(name, id_encoder, layers)
 
 
 def check_kind(state_dict: dict[str, Tensor], what: str) -> None:
@@ -101,35 +101,30 @@ def check_kind(state_dict: dict[str, Tensor], what: str) -> None:
 
 
 def build_layers(state_dict: dict[str, Tensor], what: str) -> tuple[CrossAttention, ...]:
-    """Return the cross-attention layers, all of one size."""
-    indices = {k.split(".")[0] for k in state_dict}
-    total = max((int(i) for i in indices if i.isdigit()), default=-1) + 1
-    first = {k: state_dict.get(f"0.{k}") for k in LAYER_KEYS}
-    for key in (k for k, v in first.items() if v is None):
-        raise ValueError(f"{what} lacks pulid_ca.0.{key}. {ADVICE}")
-    inner, dim = two_axes(first["to_q.weight"], "pulid_ca.0.to_q.weight", what)
-    width = first["norm1.weight"].shape[0]
-    if inner % HEAD_DIM:
-        raise ValueError(
-            f"{what}: 'pulid_ca.0.to_q.weight' has {inner} rows, expected a multiple of {HEAD_DIM}."
-        )
-    sizes = {
-        "norm1.weight": (width,),
-        "norm1.bias": (width,),
-        "norm2.weight": (dim,),
-        "norm2.bias": (dim,),
-        "to_q.weight": (inner, dim),
-        "to_kv.weight": (2 * inner, width),
-        "to_out.weight": (dim, inner),
-    }
-    expected = {
-        f"pulid_ca.{i}.{key}": torch.Size(size) for i in range(total) for key, size in sizes.items()
-    }
-    check_shapes({f"pulid_ca.{k}": v.shape for k, v in state_dict.items()}, expected, what)
-    return tuple(
-        CrossAttention(**{field: state_dict[f"{i}.{key}"] for key, field in LAYER_KEYS.items()})
-        for i in range(total)
+    """Return the cross-attention layers under ``pulid_ca.``, all of one size, as they are stored.
+
+    Raises ValueError naming the key that is missing, unexpected or of another size.
+    """
+    own = {k: v for k, v in state_dict.items() if k.startswith(PREFIX)}
+    numbers = [int(n) for k in own if (n := k.split(".")[1]).isdigit()]
+    q, kv = f"{PREFIX}0.to_q.weight", f"{PREFIX}0.to_kv.weight"
+    for key in (q, kv):
+        if key not in own:
+            raise ValueError(f"{what} lacks {key}. {ADVICE}")
+    inner, dim = two_axes(own[q], q, what)
+    width = two_axes(own[kv], kv, what)[1]
+    if inner == 0 or inner % HEAD_DIM:
+        raise ValueError(f"{what}: '{q}' has {inner} rows, expected a multiple of {HEAD_DIM}.")
+    layers = tuple(
+        CrossAttention(dim, width, inner // HEAD_DIM, device="meta")
+        for _ in range(max(numbers) + 1)
     )
+    module = nn.ModuleList(layers)
+    expected = {f"{PREFIX}{k}": v.shape for k, v in module.state_dict().items()}
+    check_shapes({k: v.shape for k, v in own.items()}, expected, what)
+    module.load_state_dict({k[len(PREFIX) :]: v for k, v in own.items()}, assign=True)
+    module.eval().requires_grad_(False)
+    return layers
 
 
 def two_axes(tensor: Tensor, key: str, what: str) -> tuple[int, int]:

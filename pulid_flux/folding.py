@@ -1,199 +1,137 @@
-"""The identities applied to a model, multiplied out into what sampling needs."""
+"""ID tokens multiplied into the cross-attention layers: what sampling needs of an identity.
+
+A fold depends on the ID tokens, the PuLID file and the FLUX model's shape alone. The last ones live
+on the loaded PuLID file, so that a new weight, window or mask folds nothing, and go with it.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import comfy.model_management
-import comfy.ops
 import torch
 from comfy.model_patcher import CoreModelPatcher, ModelPatcher
 from torch import Tensor, nn
 
-from ..identity.identity import Identity
-from ..identity.window import Window
 from .checkpoint import PulidModel
-from .cross_attention import CrossAttention, FoldedLayer, PlainLayer, folded_cost, plain_cost
+from .cross_attention import FoldedLayer, FoldingLayer
 
-UNCONDITIONAL = ("zero identity", "same identity", "none")
+FoldedWeights = tuple[Tensor, Tensor, Tensor]  # A, b, B of cross_attention.py
+REMEMBERED = 4  # folds of 126 MB at FLUX.1's size; more only where one model uses more
 
 
 @dataclass(frozen=True)
-class Target:
-    """The FLUX model that identities are applied to."""
+class FluxModel:
+    """The diffusion model that identities are applied to."""
 
-    dim: int
+    width: int
     patch_size: int
     layers: int  # cross-attention layers that its depth asks for
-    dtype: torch.dtype  # in which the model computes
+    dtype: torch.dtype  # in which it computes
+    load_device: torch.device
+    offload_device: torch.device
+    dynamic: bool  # under the host's dynamic VRAM
+
+
+class FoldedLayers(nn.Module):
+    """The folded layers of one set of ID tokens.
+
+    ``key`` finds the copy that belongs to another patcher of the model (another GPU, say).
+    """
+
+    def __init__(self, key: str, weights: Sequence[FoldedWeights], heads: int):
+        super().__init__()
+        self.key = key
+        self.layers = nn.ModuleList(FoldedLayer(*w, heads) for w in weights)
 
 
 @dataclass(frozen=True)
-class Applied:
-    """One use of an identity."""
-
-    pulid: PulidModel
-    identity: Identity
-    weight: float
-    window: Window
-    mask: Tensor | None = None  # [M, H, W] in 0..1
-    unconditional: str = UNCONDITIONAL[0]
-    double_weight: float = 1.0
-    single_weight: float = 1.0
-
-    def tokens(self, unconditional: bool) -> Tensor | None:
-        """ID tokens [1, T, C] for the conditional or the unconditional rows, None for nothing."""
-        if not unconditional or self.unconditional == "same identity":
-            return self.identity.id_tokens
-        return None if self.unconditional == "none" else self.identity.uncond_id_tokens
-
-
-@dataclass(frozen=True)
-class Group:
-    """All uses of the same ID tokens on the same kind of rows: they are attended to once."""
+class Fold:
+    """One set of ID tokens, folded for one model."""
 
     tokens: Tensor  # [1, T, C]
-    unconditional: bool
-    members: tuple[int, ...]  # their places among the applied identities
-
-
-@dataclass(frozen=True)
-class Term:
-    """What is added in each block for one folded group, or for all groups in the plain form."""
-
-    pulid: PulidModel
-    groups: tuple[Group, ...]
-    patcher: ModelPatcher  # holds Layers
+    flux: FluxModel
+    patcher: ModelPatcher  # holds FoldedLayers
 
     @property
     def key(self) -> str:
         return self.patcher.model.key
 
-
-class Layers(nn.Module):
-    """The cross-attention layers of one term; ``key`` finds the copy that is on another GPU."""
-
-    def __init__(self, key: str, layers: Sequence[nn.Module]):
-        super().__init__()
-        self.key = key
-        self.layers = nn.ModuleList(layers)
+    def is_of(self, tokens: Tensor, flux: FluxModel) -> bool:
+        """Return whether this is the fold of those tokens for that model."""
+        return self.flux == flux and same(self.tokens, tokens)
 
 
-def make_terms(
-    target: Target, applied: Sequence[Applied], earlier: Sequence[Term] = ()
-) -> tuple[Term, ...]:
-    """Return what has to be added in each block, in the form that costs least.
+def same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two token sets are equal."""
+    return a is b or (a.shape == b.shape and torch.equal(a, b))
 
-    Identities of one PuLID model take the plain form together where that needs fewer
-    multiply-adds than folding each. Terms of an ``earlier`` injection are taken over as they are.
+
+def fold(pulid: PulidModel, token_sets: Sequence[Tensor], flux: FluxModel) -> list[Fold]:
+    """Return the fold of each token set [1, T, C], made now where it is not remembered.
+
+    Equal sets share one fold.
     """
-    terms: list[Term] = []
-    for pulid in {id(a.pulid): a.pulid for a in applied}.values():
-        groups = group_tokens(pulid, applied)
-        if plain_is_cheaper(pulid, [g for g in groups if not g.unconditional]):
-            terms.append(plain_term(target, pulid, groups))
-            continue
-        for group in groups:
-            known = (t for t in earlier if t.pulid is pulid and same_group(t.groups, group))
-            term = next(known, None)
-            terms.append(
-                replace(term, groups=(group,)) if term else folded_term(target, pulid, group)
-            )
-    return tuple(terms)
+    missing: list[Tensor] = []
+    for tokens in token_sets:
+        known = any(f.is_of(tokens, flux) for f in pulid.folds)
+        if not known and not any(same(tokens, other) for other in missing):
+            missing.append(tokens)
+    everything = [*(fold_now(pulid, missing, flux) if missing else ()), *pulid.folds]
+    folds = [next(f for f in everything if f.is_of(t, flux)) for t in token_sets]
+    used = {f.key: f for f in (*folds, *everything)}  # the latest first
+    limit = max(REMEMBERED, len({f.key for f in folds}))
+    pulid.folds[:] = list(used.values())[:limit]
+    return folds
 
 
-def group_tokens(pulid: PulidModel, applied: Sequence[Applied]) -> list[Group]:
-    """Collect equal ID tokens of one PuLID model (the zero identity is always the same)."""
-    groups: list[Group] = []
-    for unconditional in (False, True):
-        for i, use in enumerate(applied):
-            tokens = use.tokens(unconditional)
-            if use.pulid is not pulid or tokens is None:
-                continue
-            one = Group(tokens, unconditional, (i,))
-            at = next((k for k, g in enumerate(groups) if same_group((g,), one)), None)
-            if at is None:
-                groups.append(one)
-            else:
-                groups[at] = replace(groups[at], members=(*groups[at].members, i))
-    return groups
-
-
-def same_group(groups: tuple[Group, ...], other: Group) -> bool:
-    """Return whether ``groups`` is one group of the same tokens for the same kind of rows."""
-    if len(groups) != 1 or groups[0].unconditional != other.unconditional:
-        return False
-    return torch.equal(groups[0].tokens, other.tokens)
-
-
-def plain_is_cheaper(pulid: PulidModel, groups: Sequence[Group]) -> bool:
-    """Return whether the plain form of these groups needs fewer multiply-adds a token."""
-    tokens = [g.tokens.shape[1] for g in groups]
-    heads = pulid.layers[0].heads
-    return plain_cost(pulid.dim, heads, tokens) < folded_cost(pulid.dim, heads, tokens)
-
-
-def folded_term(target: Target, pulid: PulidModel, group: Group) -> Term:
-    """Fold one group's tokens into every layer."""
-    weights = [
-        keep(target, *layer.fold(group.tokens.to(layer.to_q.device)))
-        for layer in on_device(pulid, target)
-    ]
-    return Term(pulid, (group,), make_patcher(folded_layers, new_key(), pulid, weights))
-
-
-def folded_layers(key: str, pulid: PulidModel, weights: list[tuple[Tensor, ...]]) -> Layers:
-    """Build the module of a folded term."""
-    heads = pulid.layers[0].heads
-    return Layers(key, [FoldedLayer(*w, heads, comfy.ops.manual_cast) for w in weights])
-
-
-def plain_term(target: Target, pulid: PulidModel, groups: Sequence[Group]) -> Term:
-    """Bring all groups of one PuLID model into the plain form."""
-    weights = []
-    for layer in on_device(pulid, target):
-        keys_values = [
-            keep(target, *layer.keys_values(g.tokens.to(layer.to_q.device))) for g in groups
-        ]
-        weights.append((*keep(target, *layer.queries(), layer.to_out), keys_values))
-    return Term(pulid, tuple(groups), make_patcher(plain_layers, new_key(), weights))
-
-
-def plain_layers(key: str, weights: list[tuple]) -> Layers:
-    """Build the module of a plain term."""
-    return Layers(key, [PlainLayer(*w, comfy.ops.manual_cast) for w in weights])
-
-
-def keep(target: Target, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return tensors as they are held: on the CPU, in the model's compute dtype, contiguous."""
-    return tuple(t.to("cpu", target.dtype).contiguous() for t in tensors)
-
-
-def on_device(pulid: PulidModel, target: Target) -> Iterator[CrossAttention]:
-    """Yield the PuLID layers one at a time on the compute device, in float32."""
-    device = comfy.model_management.get_torch_device()
-    layers = pulid.layers[: target.layers]
-    largest = sum(t.numel() for t in vars(layers[0]).values()) * 4
+def fold_now(pulid: PulidModel, token_sets: Sequence[Tensor], flux: FluxModel) -> list[Fold]:
+    """Fold several token sets, visiting each layer once."""
+    device, layers = flux.load_device, pulid.layers[: flux.layers]
+    tokens = [t.to(device) for t in token_sets]
+    largest = sum(p.numel() for p in layers[0].parameters()) * 4
     comfy.model_management.free_memory(4 * largest, device)
+    weights: list[list[FoldedWeights]] = [[] for _ in token_sets]
     for layer in layers:
-        yield layer.to(device, torch.float32)
+        moved = FoldingLayer(layer, device)
+        for ids, folded in zip(tokens, weights, strict=True):
+            kept = (t.to(flux.dtype).to(flux.offload_device) for t in moved.fold(ids))
+            folded.append(tuple(t.contiguous() for t in kept))
+    heads = layers[0].heads
+    modules = [FoldedLayers(uuid.uuid4().hex, folded, heads) for folded in weights]
+    return [
+        Fold(ids, flux, make_patcher(module, flux, flux.dynamic))
+        for ids, module in zip(token_sets, modules, strict=True)
+    ]
 
 
-def new_key() -> str:
-    """Return a name that no other term has."""
-    return uuid.uuid4().hex
-
-
-def make_patcher(build: Callable[..., Layers], *state: Any, **_: Any) -> ModelPatcher:
-    """Put the module that ``build(*state)`` makes into the host's hands."""
-    patcher = CoreModelPatcher(
-        build(*state).eval().requires_grad_(False),
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
+def make_patcher(layers: FoldedLayers, flux: FluxModel, dynamic: bool) -> ModelPatcher:
+    """Put folded layers into the host's hands."""
+    patcher = (CoreModelPatcher if dynamic else ModelPatcher)(
+        layers.eval().requires_grad_(False),
+        load_device=flux.load_device,
+        offload_device=flux.offload_device,
     )
-    # the host calls this for a copy on each further GPU, some versions with options of their own
-    patcher.cached_patcher_init = (make_patcher, (build, *state))
+    patcher.cached_patcher_init = (copy_patcher, (layers, flux))
     return patcher
+
+
+def copy_patcher(
+    layers: FoldedLayers, flux: FluxModel, disable_dynamic: bool = False
+) -> ModelPatcher:
+    """Return a patcher with weights of its own.
+
+    The host asks for one for each further GPU, and with ``disable_dynamic`` for a clone of the
+    model that leaves dynamic VRAM, as torch.compile's node makes one.
+    """
+    weights = [
+        tuple(
+            t.detach().to(flux.offload_device, copy=True)
+            for t in (layer.scores.weight, layer.scores.bias, layer.values.weight)
+        )
+        for layer in layers.layers
+    ]
+    copied = FoldedLayers(layers.key, weights, layers.layers[0].heads)
+    return make_patcher(copied, flux, flux.dynamic and not disable_dynamic)

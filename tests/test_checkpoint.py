@@ -27,7 +27,7 @@ def test_sizes_come_from_the_tensors(tmp_path, hidden, token_width, layers, enco
     path = tmp_path / "odd.safetensors"
     save_file(weights(hidden, token_width, layers, encoder), path)
     pulid = load_pulid(path)
-    assert (pulid.dim, pulid.token_width, len(pulid.layers)) == (hidden, token_width, layers)
+    assert (pulid.width, pulid.token_width, len(pulid.layers)) == (hidden, token_width, layers)
     hidden_states = tuple(torch.randn(3, 17, 128) for _ in range(5))
     id_cond = torch.randn(3, 576)
     assert encode_joint(pulid.id_encoder, id_cond, hidden_states).shape == (1, 32, token_width)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import comfy.ops
 import comfy.sd
 import pytest
 import torch
@@ -14,7 +13,7 @@ from pulid_pack.identity.id_encoder import load_id_encoder
 from pulid_pack.identity.identity import Identity
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from pulid_pack.pulid_flux.checkpoint import build_layers, from_state_dict
-from pulid_pack.pulid_flux.cross_attention import FoldedLayer
+from pulid_pack.pulid_flux.cross_attention import FoldedLayer, FoldingLayer
 from safetensors.torch import load_file
 from standins.pulid import encoder_shapes
 
@@ -31,20 +30,25 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
 
 
-def sub_state_dict(shapes: dict, prefix: str) -> dict[str, torch.Tensor]:
-    tensors = golden_state_dict(shapes)
-    return {k.removeprefix(prefix): v for k, v in tensors.items()}
+@pytest.fixture(scope="module")
+def layer():
+    with torch.inference_mode():
+        return build_layers(golden_state_dict(MANIFEST["perceiver_ca"]["shapes"]), "golden")[0]
 
 
-def test_cross_attention_folded():
-    (layer,) = build_layers(sub_state_dict(MANIFEST["perceiver_ca"]["shapes"], "pulid_ca."), "ca")
+def test_cross_attention(layer):
     tokens, img = golden_input("ca.id", (2, 7, 96)), golden_input("ca.img", (2, 33, 256))
-    x = torch.nn.functional.layer_norm(img, (256,))
-    out = []
-    for row in range(2):
-        folded = FoldedLayer(*layer.fold(tokens[row : row + 1]), layer.heads, comfy.ops.manual_cast)
-        out.append(folded(x[row : row + 1], [torch.tensor(1.0)]))
-    close(torch.cat(out), golden("perceiver_ca")["out"])
+    close(layer(tokens, img), golden("perceiver_ca")["out"])
+
+
+def test_cross_attention_folded(layer):
+    tokens, img = golden_input("ca.id", (2, 7, 96)), golden_input("ca.img", (2, 33, 256))
+    x, gain = torch.nn.functional.layer_norm(img, (256,)), torch.tensor(1.0)
+    folding, out = FoldingLayer(layer, torch.device("cpu")), torch.empty_like(img)
+    for row in (slice(0, 1), slice(1, 2)):
+        folded = FoldedLayer(*folding.fold(tokens[row]), layer.heads)
+        folded(x[row], gain, img[row], out[row])
+    close(out - img, golden("perceiver_ca")["out"])
 
 
 @pytest.fixture(scope="module")

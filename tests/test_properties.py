@@ -13,7 +13,7 @@ from pulid_pack.identity.files import blend, checked_name
 from pulid_pack.identity.fusion import FUSIONS, FusionOptions, fuse
 from pulid_pack.identity.identity import Identity
 from pulid_pack.identity.masks import normalise_mask, to_tokens
-from pulid_pack.identity.rows import Run, batch_parts
+from pulid_pack.identity.rows import Prompts
 from pulid_pack.identity.window import CURVES, Window
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from standins.lab import person, small_flux, small_pulid
@@ -131,7 +131,7 @@ def schedule(steps: int, shift: float) -> list[float]:
 def test_a_window_is_one_stretch_of_steps_with_factors_in_0_to_1(window, steps, shift):
     sigmas = schedule(steps, shift)
     opened = window.resolve(sigma_of(shift), sigmas)
-    inside = [opened.upper >= s > opened.lower for s in sigmas[:-1]]
+    inside = [opened.opens <= -s < opened.closes for s in sigmas[:-1]]
     factors = [opened.factor(s) for s in sigmas[:-1]]
     assert all(0 <= f <= 1 for f in factors)
     assert all(f == 0 for f, i in zip(factors, inside, strict=True) if not i)
@@ -139,6 +139,9 @@ def test_a_window_is_one_stretch_of_steps_with_factors_in_0_to_1(window, steps, 
     assert changes in (0, 2)
     if window.never_opens:
         assert not any(inside)
+    elif window.start_step < 0 and window.end_step < 0:
+        assert any(inside)  # not empty: it acts in at least one step
+    assert any(inside) != opened.never
     if window.curve == "constant":
         assert all(f == 1 for f, i in zip(factors, inside, strict=True) if i)
 
@@ -158,6 +161,40 @@ def test_a_fraction_means_its_step(steps, first, last, shift):
     opened = window.resolve(sigma_of(shift), schedule(steps, shift))
     found = [i for i, s in enumerate(schedule(steps, shift)[:-1]) if opened.factor(s)]
     assert found == list(range(first, last))
+
+
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 40))
+def test_in_a_rising_run_a_fraction_is_the_place_in_the_run(steps, first, last):
+    """Turning a picture back into noise, the first step is the one with the least noise."""
+    assume(first <= steps and last <= steps)
+    rising = schedule(steps, 1.0)[::-1]
+    opened = Window(first / steps, last / steps).resolve(sigma_of(1.0), rising)
+    found = [i for i, s in enumerate(rising[:-1]) if opened.factor(s)]
+    assert found == list(range(first, last))
+
+
+@pytest.mark.parametrize(
+    ("window", "sigmas", "expected"),
+    [
+        (Window(0.0, 0.1), [1, 0.75, 0.5, 0.25, 0], [0]),  # rounds to nothing, is not empty
+        (Window(0.55, 0.56), [1, 0.75, 0.5, 0.25, 0], [2]),
+        (
+            Window(0.0, 0.5),
+            [1.6, 1.2, 0.8, 0.4, 0],
+            [0, 1, 2],
+        ),  # noise above 1: 0 is the first step
+        (Window(0.2, 1.0), [0.5, 0.25, 0], [0, 1]),  # begun before this run
+        (Window(0.0, 0.3), [0.5, 0.25, 0], []),  # over before this run
+        (Window(0.8, 1.0), [1, 0.75, 0.5], []),  # begins after it
+        (Window(start_step=1, end_at=0.01), [1, 0.75, 0.5], []),
+        (Window(start_at=0.9, end_step=1), [1, 0.75, 0.5], []),
+    ],
+    ids=str,
+)
+def test_windows_beside_the_run(window, sigmas, expected):
+    opened = window.resolve(lambda fraction: 1 - fraction, sigmas)
+    assert [i for i, s in enumerate(sigmas[:-1]) if opened.factor(s)] == expected
+    assert opened.never == (not expected)
 
 
 @given(WINDOWS, FRACTIONS, SHIFTS)
@@ -210,27 +247,45 @@ def test_a_blend_has_the_size_of_its_parts_or_is_refused(count, weights, spheric
 # Batches
 
 
-@given(st.lists(st.integers(0, 1), max_size=6), st.integers(1, 4), st.data())
-def test_batch_parts_cover_every_row_once(kinds, size, data):
+AREAS = st.sampled_from([(2, 2, 0, 0), (2, 2, 0, 2)])
+
+
+@given(st.lists(st.integers(0, 1), max_size=6), st.integers(1, 4), st.integers(1, 3), st.data())
+def test_every_row_is_its_prompts_also_where_tiles_repeat_the_batch(kinds, pictures, tiles, data):
     uuids = [data.draw(st.sampled_from("abc")) for _ in kinds]
     negative = data.draw(st.dictionaries(st.sampled_from("abc"), st.none() | st.booleans()))
-    area = st.sampled_from([(2, 2, 0, 0), (2, 2, 0, 2)])
-    areas = data.draw(st.dictionaries(st.sampled_from("abc"), area))
+    areas = data.draw(st.dictionaries(st.sampled_from("abc"), AREAS))
     options = {"cond_or_uncond": kinds, "uuids": uuids} if kinds else {}
-    total = size * max(1, len(kinds))
-    parts = list(batch_parts(total, options, Run((), negative=negative, areas=areas)))
-    rows = [(row, part) for part in parts for row in range(part.rows.start, part.rows.stop)]
+    chunks = max(1, len(kinds))
+    total = pictures * chunks * tiles
+    stretches = list(Prompts(negative, areas).rows(total, pictures, options))
+    rows = [(row, s) for s in stretches for row in range(s.rows.start, s.rows.stop)]
     assert [row for row, _ in rows] == list(range(total))
-    what = [(part.unconditional, part.area) for part in parts]
+    what = [(s.unconditional, s.area) for s in stretches]
     assert all(a != b for a, b in zip(what, what[1:], strict=False))
-    for row, part in rows:
-        assert part.batch == size
+    for row, stretch in rows:
+        assert stretch.pictures == pictures
         unconditional, uuid = False, None
         if kinds:
-            uuid = uuids[row // size]
+            chunk = row // pictures % chunks
+            uuid = uuids[chunk]
             known = negative.get(uuid)
-            unconditional = kinds[row // size] == 1 if known is None else known
-        assert (part.unconditional, part.area) == (unconditional, areas.get(uuid))
+            unconditional = kinds[chunk] == 1 if known is None else known
+        assert (stretch.unconditional, stretch.area) == (unconditional, areas.get(uuid))
+
+
+def test_the_rows_of_three_tiles_at_cfg_are_u_c_u_c_u_c():
+    """The kind of TiledDiffusion: cond_or_uncond stays [1, 0] while the batch is tripled."""
+    stretches = Prompts().rows(6, 1, {"cond_or_uncond": [1, 0]})
+    assert [s.unconditional for s in stretches] == [True, False] * 3
+
+
+def test_a_batch_of_another_size_than_the_runs_is_divided():
+    stretches = list(Prompts().rows(6, 4, {"cond_or_uncond": [1, 0]}))
+    assert [(s.rows, s.unconditional) for s in stretches] == [
+        (slice(0, 3), True),
+        (slice(3, 6), False),
+    ]
 
 
 # Names

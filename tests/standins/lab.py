@@ -110,5 +110,5 @@ def sample(
 
 
 def identity_layers(model: ModelPatcher) -> list[torch.nn.Module]:
-    """Return the modules that hold the identities of ``model``, one for each term."""
+    """Return the modules that hold the identities of ``model``, one for each fold."""
     return [p.model for p in model.get_additional_models_with_key(KEY)]

@@ -8,12 +8,10 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
-from pulid_pack.pulid_flux import folding as terms
-from pulid_pack.pulid_flux.apply import injection_of
+from pulid_pack.pulid_flux.apply import hooks_of
 from pulid_pack.pulid_flux.checkpoint import from_state_dict
-from pulid_pack.pulid_flux.cross_attention import FoldedLayer, PlainLayer
-from pulid_pack.pulid_flux.folding import Group, Target, folded_term
-from pulid_pack.pulid_flux.hooks import NOT_INSERTED, Injection
+from pulid_pack.pulid_flux.folding import FluxModel, fold
+from pulid_pack.pulid_flux.hooks import NOT_INSERTED
 from standins.flux import random_weights, write_flux
 from standins.lab import LATENT, cond, identity_layers, person, sample, small_flux, small_pulid
 from standins.pulid import cross_attention_shapes, encoder_shapes
@@ -42,19 +40,15 @@ def apply(model, pulid, identity, weight=1.0, start_at=0.0, end_at=1.0, **more):
     ]
 
 
-def watch(model) -> list[tuple[str, tuple[int, ...]]]:
-    """Record every call of an identity layer 0: (conditional or not, shape of its image tokens)."""
+def watch(model, layer: int = 0) -> list[tuple[str, tuple[int, ...]]]:
+    """Record every call of an identity layer: (conditional or not, shape of its image tokens)."""
     calls = []
-    for layers, group in zip(identity_layers(model), groups(model), strict=True):
-        kind = "uncond" if group.unconditional else "cond"
-        layers.layers[0].register_forward_pre_hook(
+    for used in hooks_of(model).folds:
+        layers, kind = used.fold.patcher.model, "uncond" if used.negative else "cond"
+        layers.layers[layer].register_forward_pre_hook(
             lambda _, args, kind=kind: calls.append((kind, tuple(args[0].shape)))
         )
     return calls
-
-
-def groups(model):
-    return [term.groups[0] for term in injection_of(model).terms]
 
 
 def half_mask(side: str, size=(96, 80)) -> torch.Tensor:
@@ -112,7 +106,7 @@ def test_order_does_not_matter(flux, pulid):
 
 def test_same_identity_twice_is_the_sum_of_weights(flux, pulid):
     twice = apply(apply(flux, pulid, person(1), weight=0.4), pulid, person(1), weight=0.6)
-    assert len(identity_layers(twice)) == 2  # one conditional, one unconditional term
+    assert len(identity_layers(twice)) == 2  # one fold for each kind of rows
     once = apply(flux, pulid, person(1), weight=1.0)
     torch.testing.assert_close(sample(twice), sample(once), rtol=1e-4, atol=1e-4)
 
@@ -168,7 +162,9 @@ def open_steps(model, **settings) -> list[int]:
         ({"start_step": 2, "end_step": 5}, 8, range(2, 5)),
         ({"start_step": 3}, 6, range(3, 6)),
         ({"start_at": 0.5, "end_step": 8}, 10, range(5, 8)),
-        ({"end_at": 0.01}, 8, range(0)),
+        ({"end_at": 0.01}, 8, range(0, 1)),
+        ({"start_at": 0.2, "end_at": 0.5}, 3, range(1, 2)),
+        ({"end_at": 0.1}, 4, range(0, 1)),
     ],
     ids=str,
 )
@@ -319,28 +315,6 @@ def test_single_blocks_leave_text_and_references_alone(flux, pulid):
     assert torch.equal(changed, expected)
 
 
-def test_many_tokens_take_the_plain_form_and_give_the_same_picture():
-    """At this width the plain form is cheaper from 256 ID tokens; the choice is by counting."""
-    flux, pulid = small_flux(256, depth=3, depth_single=5), small_pulid(256)
-    a, b = person(1, tokens=160), person(2, tokens=160)
-    mask = half_mask("left")
-    one = apply(flux, pulid, a, weight=0.3, attn_mask=mask)
-    two = apply(one, pulid, b, weight=0.4, start_at=0.3)
-    assert all(isinstance(m.layers[0], FoldedLayer) for m in identity_layers(one))
-    (plain,) = identity_layers(two)
-    assert isinstance(plain.layers[0], PlainLayer)
-    injection = injection_of(two)
-    forced = Injection(injection.target, injection.applied, ())
-    forced.terms = tuple(
-        terms.folded_term(injection.target, pulid, group)
-        for group in terms.group_tokens(pulid, injection.applied)
-    )
-    folded = two.clone()
-    forced.install(folded)
-    # the same float32 function, multiplied out in another order
-    torch.testing.assert_close(sample(folded, cfg=3.0), sample(two, cfg=3.0), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("weights", [None, torch.float8_e4m3fn, torch.float8_e5m2])
 def test_the_hook_computes_in_the_models_dtype(pulid, dtype, weights):
@@ -349,10 +323,10 @@ def test_the_hook_computes_in_the_models_dtype(pulid, dtype, weights):
     seen = []
     for layers in identity_layers(model):
         for layer in layers.layers:
-            layer.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+            layer.register_forward_hook(lambda _, args, out: seen.extend(args))
     picture = sample(model, steps=2)
     assert torch.isfinite(picture).all()
-    assert seen and all(x.dtype == out.dtype == dtype for x, out in seen)
+    assert seen and all(tensor.dtype == dtype for tensor in seen)
     assert all(layer.scores.weight.dtype == dtype for layer in identity_layers(model)[0].layers)
 
 
@@ -372,11 +346,14 @@ def test_one_folded_identity_is_small():
         shapes[f"pulid_ca.{i}.to_out.weight"] = (3072, 2048)
     weights = random_weights(shapes | encoder_shapes(64, 2048, 128, 576), torch.Generator())
     pulid = from_state_dict({k: v.bfloat16() for k, v in weights.items()}, "true width")
-    target = Target(3072, 2, 2, torch.bfloat16)
-    tokens = torch.randn(1, 32, 2048)
-    term = folded_term(target, pulid, Group(tokens, False, (0,)))
-    replaced = sum(t.nbytes for layer in pulid.layers for t in vars(layer).values())
-    assert term.patcher.model_size() <= 0.16 * replaced
+    cpu = torch.device("cpu")
+    (folded,) = fold(
+        pulid,
+        [torch.randn(1, 32, 2048)],
+        FluxModel(3072, 2, 2, torch.bfloat16, cpu, cpu, dynamic=False),
+    )
+    replaced = sum(p.nbytes for layer in pulid.layers for p in layer.parameters())
+    assert folded.patcher.model_size() <= 0.155 * replaced
 
 
 def test_no_text_vector_and_no_guidance(pulid):
@@ -527,14 +504,14 @@ def test_each_gpu_of_a_multi_gpu_run_uses_its_own_layers(pulid, tmp_path):
     second = apply(model, pulid, person(2), weight=0.5)
     second.match_multigpu_clones()
     (matched,) = second.get_additional_models_with_key("multigpu")
-    injection = injection_of(second)
+    hooks = hooks_of(second)
     used = {}
     for name, patcher in (("first", second), ("other", matched)):
         patcher.model.current_patcher = patcher
-        used[name] = injection.modules(patcher.model)
+        used[name] = hooks.modules(patcher.model)
         own = [p.model for p in patcher.get_additional_models_with_key("pulid_flux")]
         assert all(any(module is o for o in own) for module in used[name].values())
-    assert used["first"].keys() == used["other"].keys() == {t.key for t in injection.terms}
+    assert used["first"].keys() == used["other"].keys() == {u.fold.key for u in hooks.folds}
     for key, module in used["first"].items():
         assert module is not used["other"][key]
         for a, b in zip(module.parameters(), used["other"][key].parameters(), strict=True):
@@ -558,7 +535,7 @@ def test_redux_lengthens_the_text(flux, pulid):
     text, more = cond(1)[0]
     longer = [[torch.cat((text, torch.randn(1, 29, text.shape[-1])), 1), more]]
     model = apply(flux, pulid, person(1), double_weight=0.0)
-    calls = watch(model)
+    calls = watch(model, layer=10)  # the first of the single blocks
     sample(model, positive=longer, steps=1)
     assert calls and all(shape[1] == LATENT[0] * LATENT[1] // 4 for _, shape in calls)
 

@@ -1,0 +1,97 @@
+"""One use of an identity, and what one sampling run knows, for every model family."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from comfy.samplers import CFGGuider
+from torch import Tensor
+
+from .identity import Identity
+from .masks import to_tokens
+from .rows import Prompts, Rows
+from .window import OpenWindow, Window
+
+UNCONDITIONAL = ("zero identity", "same identity", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityUse:
+    """One use of an identity in a model."""
+
+    identity: Identity
+    weight: float
+    window: Window
+    mask: Tensor | None = None  # [M, H, W] in 0..1
+    unconditional: str = UNCONDITIONAL[0]
+
+    def tokens(self, negative: bool) -> Tensor | None:
+        """ID tokens [1, T, C] for the rows of a positive or negative prompt, None for nothing."""
+        if not negative or self.unconditional == "same identity":
+            return self.identity.id_tokens
+        return None if self.unconditional == "none" else self.identity.uncond_id_tokens
+
+    @property
+    def never_acts(self) -> bool:
+        """True if it changes nothing in any run."""
+        empty = self.mask is not None and not self.mask.any()
+        return self.weight == 0 or self.window.never_opens or bool(empty)
+
+
+@dataclass
+class SamplingRun:
+    """What one sampling run knows: windows in its sigmas, masks already resized, what happened."""
+
+    windows: tuple[OpenWindow, ...]
+    pictures: int | None = None  # made at once
+    latent: tuple[int, int] | None = None  # height and width of the whole picture's latent
+    prompts: Prompts = field(default_factory=Prompts)
+    masks: dict[tuple, Tensor] = field(default_factory=dict)
+    forwards: int = 0  # model calls in which an identity was to act
+    inserted: bool = False  # a block has added one
+
+    def weights(self, uses: Sequence[IdentityUse], options: Mapping[str, Any]) -> list[float]:
+        """Return each use's weight in the forward with these transformer_options."""
+        weights = [use.weight for use in uses]
+        if all(window.always for window in self.windows):
+            return weights  # no wait for the device
+        sigma = float(options["sigmas"].flatten()[0])  # the only read from it
+        return [w * o.factor(sigma) for w, o in zip(weights, self.windows, strict=True)]
+
+    def mask(self, use: int, mask: Tensor, x: Tensor, rows: Rows, patch: int) -> Tensor:
+        """Return use number ``use``'s mask for each image token of these rows [rows, N, 1].
+
+        ``x`` [B, C, H, W] is the call's latent. A call that is no area of the picture (a tile of
+        another pack) gets the whole mask.
+        """
+        size = tuple(x.shape[-2:])
+        area = rows.area if self.latent and rows.area and rows.area[:2] == size else None
+        first, last = rows.rows.start, rows.rows.stop
+        key = (use, size, area, first % rows.pictures, last - first, rows.pictures, x.device)
+        if key not in self.masks:
+            tokens = to_tokens(mask, self.latent if area else size, patch, area)
+            pictures = torch.arange(first, last) % rows.pictures
+            self.masks[key] = tokens[pictures % len(tokens)].to(x.device)
+        return self.masks[key]
+
+
+def start_run(
+    uses: Sequence[IdentityUse], percent_to_sigma: Callable[[float], float], sigmas: Sequence[float]
+) -> SamplingRun:
+    """Return the state of a run over these sigmas."""
+    return SamplingRun(tuple(use.window.resolve(percent_to_sigma, sigmas) for use in uses))
+
+
+def runs_negative(guider: Any) -> bool:
+    """Return whether a guider's run has rows of a negative prompt.
+
+    At cfg 1 the host's own guider leaves them out, unless a patch asks for them.
+    """
+    if not any("negative" in name for name in getattr(guider, "conds", {"negative": None})):
+        return False
+    skips = type(guider).predict_noise is CFGGuider.predict_noise and math.isclose(guider.cfg, 1.0)
+    return not skips or bool(guider.model_options.get("disable_cfg1_optimization", False))

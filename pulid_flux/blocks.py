@@ -1,0 +1,104 @@
+"""FLUX's blocks with identity added to the picture's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from ..identity.run import SamplingRun
+
+
+@dataclass(frozen=True)
+class Acting:
+    """One set of ID tokens that acts on some rows of a forward.
+
+    A gain is weight times mask, [rows, N, 1] or [] for all tokens, on the forward's device: as
+    numbers they would make torch.compile start anew for each, and on the CPU keep it from CUDA
+    graphs. None: not in blocks of that kind.
+    """
+
+    layers: nn.ModuleList
+    double: Tensor | None
+    single: Tensor | None
+
+
+@dataclass
+class Forward:
+    """What acts in one forward; it travels as a keyword argument, so torch.compile guards it.
+
+    (torch.compile as ComfyUI uses it guards nothing inside ``transformer_options``: what stands
+    there when the graph is made would act, or not act, for ever.)
+    """
+
+    run: SamplingRun
+    image_tokens: int  # of the picture itself, without Kontext's references
+    rows: list[tuple[slice, list[Acting]]] = field(default_factory=list)
+    text_tokens: int | None = None  # seen in a double block
+
+
+LayerOnRows = tuple[slice, list[tuple[nn.Module, Tensor]]]
+
+
+@dataclass(frozen=True)
+class IdentityBlock:
+    """A block of one forward that adds the identity to what it returns."""
+
+    forward: Forward
+    acting: list[LayerOnRows]  # this block's layer and gain, by rows
+    single: bool
+    before: Callable | None  # what another pack, or another wrapper, put here
+
+    def __call__(self, args: dict, extra: dict) -> dict:
+        out = extra["original_block"](args) if self.before is None else self.before(args, extra)
+        forward = self.forward
+        start = 0
+        if self.single:  # text tokens come first
+            options = args.get("transformer_options") or extra.get("transformer_options") or {}
+            # packs that run FLUX's blocks themselves may leave this out; a double block told
+            start = options["img_slice"][0] if "img_slice" in options else forward.text_tokens
+        else:
+            forward.text_tokens = out["txt"].shape[1]
+        if not self.acting or start is None:
+            return out
+        forward.run.inserted = True
+        return {**out, "img": add_identity(out["img"], start, forward.image_tokens, self.acting)}
+
+
+def add_identity(img: Tensor, start: int, count: int, acting: list[LayerOnRows]) -> Tensor:
+    """img [B, S, D] -> the same with identity added to tokens start … start + count - 1.
+
+    A new tensor: what a block returned may be kept by somebody else. Each part of it is written
+    once, by the layer that adds the identity or as a copy.
+    """
+    out, end = torch.empty_like(img), start + count
+    for tokens in (slice(0, start), slice(end, img.shape[1])):
+        if tokens.start < tokens.stop:
+            out[:, tokens] = img[:, tokens]
+    done = 0
+    for rows, layers in acting:
+        if done < rows.start:
+            out[done : rows.start, start:end] = img[done : rows.start, start:end]
+        source, target = img[rows, start:end], out[rows, start:end]
+        x = layer_norm(source, img.shape[-1:])
+        for layer, gain in layers:
+            layer(x, gain, source, target)
+            source = target
+        done = rows.stop
+    if done < img.shape[0]:
+        out[done:, start:end] = img[done:, start:end]
+    return out
+
+
+def block_layers(doubles: int, singles: int) -> list[tuple[str, int, int]]:
+    """Return (block name, block index, cross-attention layer) for a model of these depths.
+
+    Every second double block and every fourth single block, the single blocks' layers after the
+    last one that a double block uses: 10 + 10 layers for FLUX.1's 19 and 38 blocks.
+    """
+    blocks = [("double_block", i) for i in range(0, doubles, 2)]
+    blocks += [("single_block", i) for i in range(0, singles, 4)]
+    return [(name, index, layer) for layer, (name, index) in enumerate(blocks)]
