@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,45 +18,50 @@ FREE = frozenset(
     + ("as_strided", "detach", "alias", "lift_fresh", "_local_scalar_dense")
     + ("empty", "empty_like", "empty_strided", "new_empty")
 )
+OVERWRITES = frozenset(("copy_", "fill_", "zero_"))  # what was in the first argument is not read
 
 
-class Cost(TorchDispatchMode):
-    """What a stretch of work costs the card; use it inside ``Card.running``."""
+@dataclass(frozen=True)
+class Cost:
+    """What a stretch of work costs the card."""
+
+    flops: float  # of the matrix products
+    kernels: float
+    bytes: float  # read and written
+
+    def beyond(self, other: Cost) -> Cost:
+        """Return what this costs more than ``other``."""
+        return Cost(
+            self.flops - other.flops, self.kernels - other.kernels, self.bytes - other.bytes
+        )
+
+    def times(self, factor: float) -> Cost:
+        """Return the cost of ``factor`` times the work."""
+        return Cost(self.flops * factor, self.kernels * factor, self.bytes * factor)
+
+
+class Counter(TorchDispatchMode):
+    """Counts kernels and bytes; use it inside ``Card.running``."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernels = 0
-        self.bytes = 0  # read and written
-        self.reads = 0  # values read back, off the card too: on a card each is a wait
-        self.counter = FlopCounterMode(display=False)
-
-    @property
-    def flops(self) -> int:
-        return self.counter.get_total_flops()
-
-    def __enter__(self) -> Cost:
-        self.counter.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.counter.__exit__(*error)
+        self.kernels = self.bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        self.reads += name in ("_local_scalar_dense", "equal", "nonzero")
-        tensors = on_card((args, kwargs, out))
         # x[i] += y ends in a copy of x[i] onto itself, which torch leaves out
         onto_itself = name == "copy_" and place(args[0]) == place(args[1])
-        if tensors and func.namespace == "aten" and name not in FREE and not onto_itself:
+        inputs = args[1:] if name in OVERWRITES else args
+        moved = on_card((inputs, {k: v for k, v in (kwargs or {}).items() if k != "out"}, out))
+        if moved and func.namespace == "aten" and name not in FREE and not onto_itself:
             self.kernels += 1
-            self.bytes += sum(t.numel() * t.itemsize for t in tensors)
+            self.bytes += sum(t.numel() * t.itemsize for t in moved)
         return out
 
 
 def measured(work: Callable[[], Any]) -> Cost:
     """Run ``work`` and return what it cost."""
-    with Cost() as cost:
+    with FlopCounterMode(display=False) as flops, Counter() as counter:
         work()
-    return cost
+    return Cost(flops.get_total_flops(), counter.kernels, counter.bytes)

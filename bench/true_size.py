@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_patcher
@@ -14,16 +15,20 @@ import comfy.sampler_helpers
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from pulid_pack.pulid_flux.blocks import block_layers
+from pulid_pack.pulid_flux.cross_attention import CrossAttention
 from standins.eva import eva_shapes
 from standins.flux import TEXT_POOLED, TEXT_WIDTH, Shapes, chroma_shapes, flux_shapes
 from standins.pulid import cross_attention_shapes, encoder_shapes
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 WIDTH, HEADS, TOKEN_WIDTH, LAYERS, ID_TOKENS = 3072, 16, 2048, 20, 32
 EVA = {"width": 1024, "depth": 24, "image_size": 336, "pooled": 768}
 TEXT_TOKENS = 512
-SIGMA = 0.7
-ADDED = 0.9  # the weight of the authors' blocks
+SIGMAS = (1.0, 0.7, 0.0)
+ADDED = 0.9  # the weight
 DEPTHS = (19, 38)  # double and single blocks
 SHAPES: dict[str, Callable[..., Shapes]] = {
     "FLUX.1-dev": lambda *depths: flux_shapes(WIDTH, True, 64, *depths),
@@ -93,11 +98,16 @@ def model_options(model: ModelPatcher) -> dict[str, Any]:
 
 
 def forward(model: ModelPatcher, picture: Picture) -> Tensor:
-    """Run one prepared forward: float32 latent [B, 16, H, W] in, the denoised one out."""
-    where = model.load_device
-    rows = len(picture.rows)
-    options = model_options(model)["transformer_options"]
-    options |= {"sigmas": torch.tensor([SIGMA]), "cond_or_uncond": list(picture.rows)}
+    """Run one prepared forward in a sampling run of its own: latent [B, 16, H, W] to denoised.
+
+    The sigma lies on the card, as it does there: hooks that read it fail.
+    """
+    where, rows = model.load_device, len(picture.rows)
+    options = model_options(model)
+    to = options["transformer_options"]
+    with unset_fake_temporarily():
+        to["sample_sigmas"] = torch.tensor(SIGMAS)  # on the CPU, where ComfyUI keeps them
+    to["cond_or_uncond"] = list(picture.rows)
     conds = {
         "c_crossattn": torch.empty(rows, TEXT_TOKENS, TEXT_WIDTH, device=where),
         "guidance": torch.empty(rows, device=where),
@@ -108,35 +118,48 @@ def forward(model: ModelPatcher, picture: Picture) -> Tensor:
         conds["ref_latents"] = [reference] * picture.references
     if not hasattr(model.model.diffusion_model, "vector_in"):
         del conds["y"]  # Chroma has no pooled text
+    noise = torch.empty(*picture.shape, device=where)
+    sigma = torch.empty(rows, device=where)
+
+    def step(guider: Any, sigmas: Tensor, extra: dict, callback: Any, x: Tensor) -> Tensor:
+        given = {**extra["model_options"]["transformer_options"], "sigmas": sigma[:1]}
+        return guider.inner_model.apply_model(x, sigma, transformer_options=given, **conds)
+
+    wrappers = get_all_wrappers(WrappersMP.SAMPLER_SAMPLE, options, is_model_options=True)
+    sampler = WrapperExecutor.new_executor(step, wrappers)
+    guider = SimpleNamespace(inner_model=model.model, conds={})
     model.pre_run()
     try:
-        x, sigma = torch.empty(*picture.shape, device=where), torch.empty(rows, device=where)
-        return model.model.apply_model(x, sigma, transformer_options=options, **conds)
+        return sampler.execute(guider, to["sample_sigmas"], {"model_options": options}, None, noise)
     finally:
         model.cleanup()
 
 
-def with_blocks(
-    model: ModelPatcher, add: Callable[[int, Tensor], Tensor], blocks: Sequence[tuple[str, int]]
-) -> ModelPatcher:
-    """Return a copy of ``model`` whose picture tokens become ``add(layer, tokens)`` after blocks.
+def with_authors(model: ModelPatcher, people: int = 1) -> ModelPatcher:
+    """Return a copy of ``model`` with the authors' formula after the same blocks.
 
-    The layer is the block's place in ``blocks``: (block name, block index) as ComfyUI names them.
+    Once for each person, as chained nodes do; the layers are on the card already.
     """
-    patched = model.clone()
-
-    def replacement(layer: int, single: bool) -> Callable:
-        def block(args: dict, extra: dict) -> dict:
-            out = extra["original_block"](args)
-            img = out["img"]
-            text = TEXT_TOKENS if single else 0  # the text's tokens come first
-            added = add(layer, img[:, text:])
-            return {**out, "img": torch.cat((img[:, :text], added), 1) if text else added}
-
-        return block
-
-    for layer, (name, index) in enumerate(blocks):
-        patched.set_model_patch_replace(
-            replacement(layer, name == "single_block"), "dit", name, index
-        )
+    patched, transformer = model.clone(), model.model.diffusion_model
+    where = {"device": model.load_device, "dtype": model.model.get_dtype_inference()}
+    tokens = [torch.empty(1, ID_TOKENS, TOKEN_WIDTH, **where) for _ in range(people)]
+    depths = len(transformer.double_blocks), len(transformer.single_blocks)
+    for name, index, _ in block_layers(*depths):
+        layer = CrossAttention(WIDTH, TOKEN_WIDTH, HEADS, **where)
+        block = authors_block(layer, tokens, TEXT_TOKENS if name == "single_block" else 0)
+        patched.set_model_patch_replace(block, "dit", name, index)
     return patched
+
+
+def authors_block(layer: CrossAttention, people: Sequence[Tensor], text: int) -> Callable:
+    """Return a block followed by ``layer``; ``text`` tokens come before the picture's."""
+
+    def block(args: dict, extra: dict) -> dict:
+        out = extra["original_block"](args)
+        img = out["img"]
+        picture = img[:, text:]
+        for tokens in people:
+            picture = picture + ADDED * layer(tokens.expand(len(img), -1, -1), picture)
+        return {**out, "img": torch.cat((img[:, :text], picture), 1) if text else picture}
+
+    return block
