@@ -9,7 +9,10 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .virtual_card import on_card, place
+from . import true_size
+from .report import Check, Column, Row, Settings
+from .true_size import Picture
+from .virtual_card import on_card, place, virtual_card
 
 # Views and questions about shapes: the card does nothing for them.
 FREE = frozenset(
@@ -65,3 +68,89 @@ def measured(work: Callable[[], Any]) -> Cost:
     with FlopCounterMode(display=False) as flops, Counter() as counter:
         work()
     return Cost(flops.get_total_flops(), counter.kernels, counter.bytes)
+
+
+COLUMNS = [
+    Column("case", "case"),
+    Column("flops", "forward, TFLOP", "{:.1f}", 1e-12),
+    Column("forward_bytes", "forward, GB", "{:.0f}", 1e-9),
+    Column("flops_share", "identity, % FLOPs", "{:.2f}", 100),
+    Column("authors_flops_share", "authors'", "{:.2f}", 100),
+    Column("bytes", "identity, GB", "{:.2f}", 1e-9),
+    Column("authors_bytes", "authors'", "{:.2f}", 1e-9),
+    Column("bytes_share", "% of the bytes", "{:.2f}", 100),
+    Column("kernels", "kernels a block", "{:.1f}"),
+    Column("authors_kernels", "authors'", "{:.1f}"),
+    Column("kept", "on the card for it, MB", "{:.0f}", 1e-6),
+    Column("kept_share", "of the layers", "{:.3f}"),
+]
+
+
+def run(settings: Settings) -> Row:
+    """Count one forward of each model without identity, with it, and with the authors' formula."""
+    dev = "FLUX.1-dev"
+    cases = [
+        (dev, dev, Picture(), 1, None),
+        (f"{dev}, two identities", dev, Picture(), 2, None),
+        (f"{dev}, a mask", dev, Picture(), 1, 0.5),
+        (f"{dev}, cfg 3", dev, Picture(rows=(1, 0)), 1, None),
+        (f"{dev}, 1536", dev, Picture(1536, 1536), 1, None),
+        ("FLUX.1-schnell", "FLUX.1-schnell", Picture(), 1, None),
+        ("FLUX.1-Kontext", dev, Picture(references=1), 1, None),
+        ("Chroma", "Chroma", Picture(), 1, None),
+    ]
+    depths = settings.pick((2, 4), true_size.DEPTHS)
+    with virtual_card(80 << 30) as card, card.running():
+        models = {name: true_size.true_model(name, depths=depths) for name in true_size.SHAPES}
+        pulid = true_size.true_pulid()
+        records = [
+            {"case": case, **record(models[name], pulid, *rest)} for case, name, *rest in cases
+        ]
+    one = records[0]
+    checks = [
+        Check("FLUX.1-dev, one identity: kernels a block", one["kernels"], "at most", 6),
+        Check("cross-attention kept for it, cfg 1", one["kept_share"], "at most", 0.155),
+        Check("cross-attention kept for it, cfg 3", records[3]["kept_share"], "at most", 0.31),
+    ]
+    if not settings.quick:
+        checks.insert(0, Check("FLUX.1-dev, one identity: GB", one["bytes"] / 1e9, "at most", 3.5))
+    note = (
+        "One forward in bfloat16 at 1024 x 1024 with 512 text tokens, 32 ID tokens a person, "
+        f"{depths[0]} double and {depths[1]} single blocks of the true width, all weights on the "
+        "card. Bytes are what kernels read and write, counted without caches; the authors' "
+        "formula runs in the same blocks, once for each person and always with the same rows."
+    )
+    return Row("What identity costs a card", note, COLUMNS, records, checks)
+
+
+def record(
+    model: ModelPatcher, pulid: PulidModel, picture: Picture, people: int, mask: float | None
+) -> dict[str, Any]:
+    """Return the counted figures of one case."""
+    ours = true_size.with_identity(model, pulid, people, mask)
+    needed = {}
+
+    def cost(patched: ModelPatcher) -> Cost:
+        needed[id(patched)] = true_size.prepare(patched, picture)
+        return measured(lambda: true_size.forward(patched, picture))
+
+    without = cost(model)
+    theirs = cost(true_size.with_authors(model, people)).beyond(without)
+    mine = cost(ours).beyond(without)
+    depths = true_size.depths_of(model)
+    blocks = len(true_size.block_layers(*depths))
+    kept = sum(extra.model_size() for extra in needed[id(ours)])
+    layers = sum(p.nbytes for layer in pulid.layers[:blocks] for p in layer.parameters())
+    return {
+        "flops": without.flops,
+        "forward_bytes": without.bytes,
+        "flops_share": mine.flops / without.flops,
+        "authors_flops_share": theirs.flops / without.flops,
+        "bytes": mine.bytes,
+        "authors_bytes": theirs.bytes,
+        "bytes_share": mine.bytes / without.bytes,
+        "kernels": mine.kernels / blocks,
+        "authors_kernels": theirs.kernels / blocks,
+        "kept": kept,
+        "kept_share": kept / layers,
+    }

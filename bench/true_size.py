@@ -16,9 +16,12 @@ import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from comfy.samplers import CFGGuider
+from pulid_pack.identity.identity import Identity
+from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from pulid_pack.pulid_flux.blocks import block_layers
+from pulid_pack.pulid_flux.checkpoint import PulidModel, from_state_dict
 from pulid_pack.pulid_flux.cross_attention import CrossAttention
-from standins.eva import eva_shapes
 from standins.flux import TEXT_POOLED, TEXT_WIDTH, Shapes, chroma_shapes, flux_shapes
 from standins.pulid import cross_attention_shapes, encoder_shapes
 from torch import Tensor
@@ -62,9 +65,31 @@ def pulid_shapes(layers: int = LAYERS) -> Shapes:
     return encoder | cross_attention_shapes(WIDTH, TOKEN_WIDTH, layers, HEADS)
 
 
-def eva_clip_weights() -> dict[str, Tensor]:
-    """Return the tower of EVA02_CLIP_L_336_psz14_s6B.pt in float16."""
-    return empty(eva_shapes(**EVA), torch.float16)
+def true_pulid() -> PulidModel:
+    """Return the PuLID model of pulid_flux_v0.9.1's size in bfloat16."""
+    return from_state_dict(empty(pulid_shapes(), torch.bfloat16), "true size")
+
+
+def with_identity(
+    model: ModelPatcher, pulid: PulidModel, people: int = 1, mask: float | None = None, **more: Any
+) -> ModelPatcher:
+    """Return ``model`` with that many identities, through the node; ``more`` are its inputs.
+
+    mask: the value of a mask of one pixel, which fake tensors remember.
+    """
+    for _ in range(people):
+        identity = Identity(*(torch.empty(1, ID_TOKENS, TOKEN_WIDTH) for _ in range(2)))
+        values = {"weight": 1.0, "start_at": 0.0, "end_at": 1.0, **more}
+        if mask is not None:
+            values["attn_mask"] = torch.tensor([[[mask]]])
+        model = PuLIDFluxApplyIdentity.execute(model, pulid, identity, **values).args[0]
+    return model
+
+
+def depths_of(model: ModelPatcher) -> tuple[int, int]:
+    """Return the number of double and single blocks."""
+    transformer = model.model.diffusion_model
+    return len(transformer.double_blocks), len(transformer.single_blocks)
 
 
 @dataclass(frozen=True)
@@ -83,10 +108,18 @@ class Picture:
 
 
 def prepare(model: ModelPatcher, picture: Picture) -> list[ModelPatcher]:
-    """Load ``model`` and what it needs as ComfyUI does before sampling; return the latter."""
+    """Load ``model`` and what its run needs as ComfyUI does before sampling; return the latter."""
     conds: dict[str, list] = {"positive": [], "negative": []}
     options = model_options(model)
-    return comfy.sampler_helpers.prepare_sampling(model, picture.shape, conds, options)[2]
+    guider = CFGGuider(model)
+    guider.conds, guider.model_options = conds, options
+    guider.set_cfg(3.0 if 1 in picture.rows else 1.0)
+
+    def load(*_: Any) -> list[ModelPatcher]:
+        return comfy.sampler_helpers.prepare_sampling(model, picture.shape, conds, options)[2]
+
+    wrappers = get_all_wrappers(WrappersMP.OUTER_SAMPLE, options, is_model_options=True)
+    return WrapperExecutor.new_class_executor(load, guider, wrappers).execute()
 
 
 def model_options(model: ModelPatcher) -> dict[str, Any]:
@@ -140,11 +173,10 @@ def with_authors(model: ModelPatcher, people: int = 1) -> ModelPatcher:
 
     Once for each person, as chained nodes do; the layers are on the card already.
     """
-    patched, transformer = model.clone(), model.model.diffusion_model
+    patched = model.clone()
     where = {"device": model.load_device, "dtype": model.model.get_dtype_inference()}
     tokens = [torch.empty(1, ID_TOKENS, TOKEN_WIDTH, **where) for _ in range(people)]
-    depths = len(transformer.double_blocks), len(transformer.single_blocks)
-    for name, index, _ in block_layers(*depths):
+    for name, index, _ in block_layers(*depths_of(model)):
         layer = CrossAttention(WIDTH, TOKEN_WIDTH, HEADS, **where)
         block = authors_block(layer, tokens, TEXT_TOKENS if name == "single_block" else 0)
         patched.set_model_patch_replace(block, "dit", name, index)

@@ -122,11 +122,9 @@ def replace(stack: contextlib.ExitStack, module: Any, name: str, value: Any) -> 
     if not hasattr(module, name):
         return  # another version of ComfyUI
     old = getattr(module, name)
-    holders = [module]
-    if callable(old):
-        every = [m for m in sys.modules.values() if isinstance(m, types.ModuleType)]
-        holders += [m for m in every if m is not module and vars(m).get(name) is old]
-    for holder in holders:
+    every = [m for m in sys.modules.values() if isinstance(m, types.ModuleType) and callable(old)]
+    others = [m for m in every if m is not module and vars(m).get(name) is old]
+    for holder in (module, *others):
         setattr(holder, name, value)
         stack.callback(setattr, holder, name, old)
 
@@ -187,6 +185,10 @@ def of_dynamic_vram(card: Card) -> list[tuple[Any, str, Any]]:
     aimdo = {name: importlib.import_module(f"comfy_aimdo.{name}") for name in library}
     vbar = aimdo["model_vbar"]
     patcher = comfy.model_patcher
+
+    def to_tensor(part: tuple[Room, int, int], device: torch.device) -> torch.Tensor:
+        return torch.empty(part[2], dtype=torch.uint8, device=device)
+
     return [
         (vbar, "ModelVBAR", type("ModelVBAR", (Room,), {"card": card})),
         (vbar, "vbar_fault", lambda part: part[0].fault()),
@@ -196,7 +198,7 @@ def of_dynamic_vram(card: Card) -> list[tuple[Any, str, Any]]:
         (vbar, "vbars_reset_watermark_limits", lambda *a: None),
         (aimdo["host_buffer"], "HostBuffer", HostBuffer),
         (aimdo["model_mmap"], "ModelMMAP", MappedFile),
-        (aimdo["torch"], "aimdo_to_tensor", lambda part, device: part[0].tensor(part[2], device)),
+        (aimdo["torch"], "aimdo_to_tensor", to_tensor),
         (comfy.pinned_memory, "pin_memory", lambda *a, **k: False),
         (comfy.memory_management, "aimdo_enabled", True),
         (patcher, "CoreModelPatcher", patcher.ModelPatcherDynamic),
@@ -226,18 +228,11 @@ class Room:
     def unpin(self) -> None:
         self.card.unpins += 1
 
-    def tensor(self, count: int, device: torch.device) -> torch.Tensor:
-        return torch.empty(count, dtype=torch.uint8, device=device)
-
     def loaded_size(self) -> int:
         return self.offset
 
-    def free_memory(self, count: int) -> int:
-        return 0
-
-    def nothing(self, *_: Any) -> None: ...
-
-    prioritize = deprioritize = set_watermark = set_watermark_limit = nothing
+    free_memory = lambda self, count: 0
+    prioritize = deprioritize = set_watermark = set_watermark_limit = lambda self, *a: None
 
 
 class MappedFile:
@@ -260,6 +255,4 @@ class HostBuffer:
     def __init__(self, *_: Any, **__: Any):
         self.size = 0
 
-    def nothing(self, *_: Any, **__: Any) -> None: ...
-
-    extend = register = unregister = truncate = read_file_slice = nothing
+    extend = register = unregister = truncate = read_file_slice = lambda self, *a, **k: None

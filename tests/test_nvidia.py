@@ -15,7 +15,7 @@ from pulid_pack.identity.files import load_identity, save_identity
 from pulid_pack.identity.fusion import FusionOptions, make_identity
 from pulid_pack.identity.identity import Identity
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
-from pulid_pack.pulid_flux.checkpoint import from_state_dict, load_pulid
+from pulid_pack.pulid_flux.checkpoint import load_pulid
 from standins.eva import write_eva_clip
 from standins.pulid import write_pulid
 
@@ -27,9 +27,12 @@ from bench.true_size import (
     TOKEN_WIDTH,
     WIDTH,
     Picture,
+    depths_of,
     forward,
     prepare,
     true_model,
+    true_pulid,
+    with_identity,
 )
 from bench.virtual_card import GIB, can_be_dynamic, virtual_card
 
@@ -67,7 +70,7 @@ def card(request):
 def pulid(card):
     """Return the true-size PuLID model."""
     with card.running():
-        return from_state_dict(true_size.empty(true_size.pulid_shapes(), torch.bfloat16), "true")
+        return true_pulid()
 
 
 @pytest.fixture(scope="module")
@@ -75,19 +78,6 @@ def flux(card, depths):
     """Return a FLUX.1-dev in bfloat16."""
     with card.running():
         return true_model(depths=depths)
-
-
-def person() -> Identity:
-    """Return an identity of true size without values."""
-    return Identity(torch.empty(1, 32, TOKEN_WIDTH), torch.empty(1, 32, TOKEN_WIDTH))
-
-
-def applied(model, pulid, identity=None, **settings):
-    """Return ``model`` with an identity, through the node."""
-    defaults = {"weight": 1.0, "start_at": 0.0, "end_at": 1.0}
-    return PuLIDFluxApplyIdentity.execute(
-        model, pulid, identity or person(), **{**defaults, **settings}
-    ).args[0]
 
 
 def added_work(model, picture: Picture, without) -> float:
@@ -115,16 +105,10 @@ def forward_cost(model, picture: Picture) -> Cost:
 
 def one_identity(model, picture: Picture) -> int:
     """Return the FLOPs of both matrix products of one folded identity in all blocks of one row."""
-    depths = block_counts(model)
+    depths = depths_of(model)
     blocks = len(range(0, depths[0], 2)) + len(range(0, depths[1], 4))
     tokens = (picture.height // 16) * (picture.width // 16)
     return blocks * 2 * 2 * tokens * WIDTH * HEADS * ID_TOKENS
-
-
-def block_counts(model) -> tuple[int, int]:
-    """Return the number of double and single blocks."""
-    transformer = model.model.diffusion_model
-    return len(transformer.double_blocks), len(transformer.single_blocks)
 
 
 class TestLoaders:
@@ -162,14 +146,21 @@ class TestLoaders:
         assert [h.shape for h in hidden] == [(2, 17, 128)] * 5
         assert all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (pooled, *hidden))
 
-    def test_an_identity_is_saved_loaded_and_applied(self, card, flux, pulid, tmp_path):
+    def test_an_identity_is_saved_loaded_and_with_identity(self, card, flux, pulid, tmp_path):
         tokens = [torch.full((1, 32, TOKEN_WIDTH), v) for v in (0.25, 0.5)]
         save_identity(Identity(*tokens), tmp_path / "x.safetensors")
         identity, _ = load_identity(tmp_path / "x.safetensors")
         assert torch.equal(identity.id_tokens, tokens[0])
         assert torch.equal(identity.uncond_id_tokens, tokens[1])
         with card.running():
-            assert added_work(applied(flux, pulid, identity), SMALL, flux) == 1
+            assert (
+                added_work(
+                    PuLIDFluxApplyIdentity.execute(flux, pulid, identity, 1.0, 0.0, 1.0).args[0],
+                    SMALL,
+                    flux,
+                )
+                == 1
+            )
 
 
 class TestForward:
@@ -178,31 +169,30 @@ class TestForward:
     @pytest.mark.parametrize("rows", [(0,), (1, 0)], ids=["cfg 1", "cfg 3"])
     def test_one_identity(self, card, flux, pulid, rows):
         with card.running():
-            model = applied(flux, pulid)
+            model = with_identity(flux, pulid)
             picture = Picture(512, 512, rows)
             assert added_work(model, picture, flux) == len(rows)
 
     def test_no_identity_for_the_negative_prompt(self, card, flux, pulid):
         with card.running():
-            model = applied(flux, pulid, unconditional="none")
+            model = with_identity(flux, pulid, unconditional="none")
             assert added_work(model, Picture(512, 512, (1, 0)), flux) == 1
 
     def test_two_identities_one_with_a_mask(self, card, flux, pulid):
         with card.running():
-            mask = torch.tensor([[[0.5]]])  # of one value, which torch remembers
-            model = applied(applied(flux, pulid), pulid, attn_mask=mask)
+            model = with_identity(with_identity(flux, pulid), pulid, mask=0.5)
             assert added_work(model, SMALL, flux) == 2
 
     def test_kontext_gives_the_reference_none(self, card, flux, pulid):
         with card.running():
             picture = Picture(512, 512, references=1)
-            assert added_work(applied(flux, pulid), picture, flux) == 1
+            assert added_work(with_identity(flux, pulid), picture, flux) == 1
 
     @pytest.mark.parametrize("name", ["FLUX.1-schnell", "Chroma"])
     def test_other_models(self, card, pulid, depths, name):
         with card.running():
             model = true_model(name, depths=depths)
-            assert added_work(applied(model, pulid), SMALL, model) == 1
+            assert added_work(with_identity(model, pulid), SMALL, model) == 1
 
     @pytest.mark.parametrize(
         ("stored", "computed"),
@@ -217,7 +207,7 @@ class TestForward:
             model = true_model(depths=depths, dtype=stored)
             if computed == torch.float16:
                 model.set_model_compute_dtype(computed)
-            patched = applied(model, pulid)
+            patched = with_identity(model, pulid)
             assert added_work(patched, SMALL, model) == 1
             for extra in patched.get_nested_additional_models():
                 assert {p.dtype for p in extra.model.parameters()} == {computed}
@@ -226,7 +216,7 @@ class TestForward:
         with card.running():
             model = true_model(depths=depths, load_device=SECOND)
             assert model.load_device == SECOND
-            patched = applied(model, pulid)
+            patched = with_identity(model, pulid)
             extras = patched.get_nested_additional_models()
             assert extras
             assert {extra.load_device for extra in extras} == {SECOND}
@@ -236,9 +226,8 @@ class TestForward:
 def test_layers_that_do_not_fit_are_brought_one_by_one():
     """Without dynamic VRAM ComfyUI loads a model in part and casts the rest as it is used."""
     with virtual_card(2 * GIB) as card, card.running():
-        weights = true_size.empty(true_size.pulid_shapes(), torch.bfloat16)
-        model, pulid = true_model(depths=(3, 5)), from_state_dict(weights, "true")
-        patched = applied(model, pulid)
+        model, pulid = true_model(depths=(3, 5)), true_pulid()
+        patched = with_identity(model, pulid)
         extras = prepare(patched, SMALL)
         for extra in extras:  # as when another model needs the room
             extra.partially_unload(torch.device("cpu"), extra.model_size() // 2)

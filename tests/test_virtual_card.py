@@ -7,13 +7,8 @@ models. The authors' formula goes through the same blocks.
 from __future__ import annotations
 
 import pytest
-import torch
-from pulid_pack.identity.identity import Identity
-from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
-from pulid_pack.pulid_flux.checkpoint import from_state_dict
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from bench import true_size
 from bench.cost import Cost, measured
 from bench.true_size import (
     HEADS,
@@ -25,7 +20,9 @@ from bench.true_size import (
     forward,
     prepare,
     true_model,
+    true_pulid,
     with_authors,
+    with_identity,
 )
 from bench.virtual_card import virtual_card
 
@@ -50,7 +47,7 @@ def card():
 @pytest.fixture(scope="module")
 def pulid(card):
     """Return the true-size PuLID model."""
-    return from_state_dict(true_size.empty(true_size.pulid_shapes(), torch.bfloat16), "true")
+    return true_pulid()
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +59,7 @@ def flux(card):
 @pytest.fixture(scope="module")
 def one(flux, pulid):
     """Return what one identity adds to a forward."""
-    return added(applied(flux, pulid), flux)
-
-
-def applied(model, pulid, people: int = 1, **settings):
-    """Return ``model`` with that many identities, through the node."""
-    for _ in range(people):
-        identity = Identity(*(torch.empty(1, ID_TOKENS, TOKEN_WIDTH) for _ in range(2)))
-        values = {"weight": 1.0, "start_at": 0.0, "end_at": 1.0, **settings}
-        model = PuLIDFluxApplyIdentity.execute(model, pulid, identity, **values).args[0]
-    return model
+    return added(with_identity(flux, pulid), flux)
 
 
 def cost_of(model, picture: Picture = SQUARE) -> Cost:
@@ -103,7 +91,7 @@ def parts(cost: Cost) -> tuple[float, ...]:
 
 def test_one_identity_at_most_six_kernels_and_175_mb_a_block(pulid, one):
     """20 such blocks: 3.5 GB a forward. One read and one write of the tokens are 50 MB."""
-    cost = of_a_block(lambda model: applied(model, pulid), one)
+    cost = of_a_block(lambda model: with_identity(model, pulid), one)
     assert cost.flops == FOLDED
     assert cost.kernels <= 6
     assert 2 * 25.1e6 < cost.bytes <= 175e6
@@ -121,36 +109,43 @@ def test_the_authors_formula_costs_more(flux, one):
 
 
 def test_cost_grows_with_the_picture(flux, pulid, one):
-    large = added(applied(flux, pulid), flux, Picture(1536, 1536))
+    large = added(with_identity(flux, pulid), flux, Picture(1536, 1536))
     assert large.flops == one.flops * 2.25
     assert large.kernels == one.kernels
     assert large.bytes <= 2.25 * one.bytes
 
 
 def test_a_second_identity_costs_no_more_than_the_first(flux, pulid, one):
-    two = added(applied(flux, pulid, 2), flux)
+    two = added(with_identity(flux, pulid, 2), flux)
     assert two.flops == 2 * one.flops
     assert two.kernels < 2 * one.kernels
     assert two.bytes < 2 * one.bytes
 
 
 def test_a_mask_adds_no_pass_over_the_tokens(flux, pulid, one):
-    mask = torch.tensor([[[0.5]]])  # of one value, which fake tensors remember
-    masked = added(applied(flux, pulid, attn_mask=mask), flux)
+    masked = added(with_identity(flux, pulid, mask=0.5), flux)
     assert masked.flops == one.flops
     assert masked.kernels - one.kernels <= 6  # once a forward: bringing the mask over
     assert masked.bytes - one.bytes < 1e6
 
 
 def test_true_cfg_costs_twice(flux, pulid, one):
-    both = added(applied(flux, pulid), flux, Picture(rows=(1, 0)))
+    both = added(with_identity(flux, pulid), flux, Picture(rows=(1, 0)))
     assert both.flops == 2 * one.flops
     assert both.bytes < 2.1 * one.bytes
 
 
+@pytest.mark.parametrize(("rows", "share"), [((0,), 0.155), ((1, 0), 0.31)], ids=["cfg 1", "cfg 3"])
+def test_a_run_asks_for_the_layers_that_its_rows_need(flux, pulid, rows, share):
+    """As a share of the cross-attention layers, through ComfyUI's own preparation."""
+    needed = sum(m.model_size() for m in prepare(with_identity(flux, pulid), Picture(rows=rows)))
+    layers = sum(p.nbytes for layer in pulid.layers[:BLOCKS] for p in layer.parameters())
+    assert 0.95 * share < needed / layers <= share
+
+
 def test_a_window_is_decided_from_the_sigma_and_nothing_else_is_read(flux, pulid):
     """The sigma lies on the card; an identity that acts in every step does not wait for it."""
-    model = applied(flux, pulid, start_at=0.4)
+    model = with_identity(flux, pulid, start_at=0.4)
     prepare(model, SQUARE)
     with pytest.raises(DataDependentOutputException, match="_local_scalar_dense"):
         forward(model, SQUARE)
