@@ -168,7 +168,7 @@ def forward(model: ModelPatcher, picture: Picture) -> Tensor:
         model.cleanup()
 
 
-def with_authors(model: ModelPatcher, people: int = 1) -> ModelPatcher:
+def with_authors(model: ModelPatcher, picture: Picture, people: int = 1) -> ModelPatcher:
     """Return a copy of ``model`` with the authors' formula after the same blocks.
 
     Once for each person, as chained nodes do; the layers are on the card already.
@@ -176,22 +176,28 @@ def with_authors(model: ModelPatcher, people: int = 1) -> ModelPatcher:
     patched = model.clone()
     where = {"device": model.load_device, "dtype": model.model.get_dtype_inference()}
     tokens = [torch.empty(1, ID_TOKENS, TOKEN_WIDTH, **where) for _ in range(people)]
+    count = picture.shape[-2] * picture.shape[-1] // 4
     for name, index, _ in block_layers(*depths_of(model)):
         layer = CrossAttention(WIDTH, TOKEN_WIDTH, HEADS, **where)
-        block = authors_block(layer, tokens, TEXT_TOKENS if name == "single_block" else 0)
+        start = TEXT_TOKENS if name == "single_block" else 0
+        block = authors_block(layer, tokens, start, start + count)
         patched.set_model_patch_replace(block, "dit", name, index)
     return patched
 
 
-def authors_block(layer: CrossAttention, people: Sequence[Tensor], text: int) -> Callable:
-    """Return a block followed by ``layer``; ``text`` tokens come before the picture's."""
+def authors_block(
+    layer: CrossAttention, people: Sequence[Tensor], start: int, end: int
+) -> Callable:
+    """Return a block followed by ``layer`` on the image tokens start … end - 1."""
 
     def block(args: dict, extra: dict) -> dict:
         out = extra["original_block"](args)
         img = out["img"]
-        picture = img[:, text:]
+        picture = img[:, start:end]
         for tokens in people:
             picture = picture + ADDED * layer(tokens.expand(len(img), -1, -1), picture)
-        return {**out, "img": torch.cat((img[:, :text], picture), 1) if text else picture}
+        whole = start == 0 and end == img.shape[1]
+        parts = (img[:, :start], picture, img[:, end:])
+        return {**out, "img": picture if whole else torch.cat(parts, 1)}
 
     return block

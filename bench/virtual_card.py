@@ -9,8 +9,7 @@ where a value is read back from the card, and it can be counted exactly (cost.py
 
 Only what belongs to the card is stood in for: its properties, its memory, and with ``dynamic``
 comfy_aimdo's allocator, which ComfyUI's dynamic VRAM needs. All of ComfyUI's own code runs as it
-is: loading, detection, ModelPatcherDynamic, casting, apply_model. What is replaced is put back on
-the way out.
+is: loading, detection, ModelPatcherDynamic, casting, apply_model. At the end all is put back.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ from torch.utils._pytree import tree_leaves
 
 GIB = 1 << 30
 RAM = 256 * GIB
+DEVICES = ("get_torch_device", "text_encoder_device", "vae_device")
 
 
 @dataclass
 class Card:
-    """The card while it is there, and what its allocator was asked for."""
+    """The card while it is there."""
 
     device: torch.device
     vram: int  # bytes
     staged: int = 0  # bytes of weights that dynamic VRAM made room for
     faults: int = 0  # weights it was asked to bring
-    unpins: int = 0  # weights it was told are no longer in use
     mode: FakeTensorMode = field(
         default_factory=lambda: FakeTensorMode(allow_non_fake_inputs=True), repr=False
     )
@@ -96,16 +95,15 @@ def can_be_dynamic() -> bool:
 def virtual_card(vram: int = 24 * GIB, *, dynamic: bool = False, index: int = 0) -> Iterator[Card]:
     """Put a card with ``vram`` bytes in place, ComfyUI's default device while inside.
 
-    dynamic: with ComfyUI's dynamic VRAM, its default on NVIDIA. Raises RuntimeError where this
-    ComfyUI has none.
+    dynamic: with ComfyUI's dynamic VRAM, its default on NVIDIA; RuntimeError if it has none.
     """
     if dynamic and not can_be_dynamic():
-        raise RuntimeError("This ComfyUI has no dynamic VRAM: ask can_be_dynamic() first.")
+        raise RuntimeError("This ComfyUI has no dynamic VRAM.")
     card = Card(torch.device("cuda", index), vram)
     loaded = comfy.model_management.current_loaded_models
     before = list(loaded)
+    loaded.clear()
     with contextlib.ExitStack() as stack:
-        loaded.clear()
         stack.callback(lambda: loaded.__setitem__(slice(None), before))
         stack.callback(gc.collect)  # what is left of the models goes while their allocator is there
         for module, name, value in [
@@ -164,10 +162,7 @@ def of_the_card(card: Card) -> list[tuple[Any, str, Any]]:
         (cuda, "current_device", lambda: current[0]),
         (cuda, "set_device", lambda d: current.__setitem__(0, torch.device(d).index)),
         *((cuda, name, lambda *a: None) for name in ("synchronize", "empty_cache", "ipc_collect")),
-        *(
-            (mm, name, lambda *a: card.device)
-            for name in ("get_torch_device", "text_encoder_device", "vae_device")
-        ),
+        *((mm, name, lambda *a: card.device) for name in DEVICES),
         (mm, "get_free_memory", free),
         (mm, "get_total_memory", total),
         (mm, "soft_empty_cache", lambda *a, **k: None),
@@ -192,7 +187,7 @@ def of_dynamic_vram(card: Card) -> list[tuple[Any, str, Any]]:
     return [
         (vbar, "ModelVBAR", type("ModelVBAR", (Room,), {"card": card})),
         (vbar, "vbar_fault", lambda part: part[0].fault()),
-        (vbar, "vbar_unpin", lambda part: part is not None and part[0].unpin()),
+        (vbar, "vbar_unpin", lambda part: None),
         (vbar, "vbar_signature_compare", lambda a, b: a is not None and a == b),
         (vbar, "vbars_analyze", lambda *a: 0),
         (vbar, "vbars_reset_watermark_limits", lambda *a: None),
@@ -217,21 +212,19 @@ class Room:
         start = -(-self.offset // 512) * 512
         if start + count > self.size:
             raise MemoryError("the model's address range is full")
-        self.offset = start + count
-        self.card.staged += count
+        self.offset, self.card.staged = start + count, self.card.staged + count
         return self, start, count
 
     def fault(self) -> bytes:
         self.card.faults += 1
         return b"\x01"
 
-    def unpin(self) -> None:
-        self.card.unpins += 1
-
     def loaded_size(self) -> int:
         return self.offset
 
-    free_memory = lambda self, count: 0
+    def free_memory(self, count: int) -> int:
+        return 0
+
     prioritize = deprioritize = set_watermark = set_watermark_limit = lambda self, *a: None
 
 

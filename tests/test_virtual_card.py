@@ -98,7 +98,7 @@ def test_one_identity_at_most_six_kernels_and_175_mb_a_block(pulid, one):
 
 
 def test_the_authors_formula_costs_more(flux, one):
-    theirs = added(with_authors(flux), flux)
+    theirs = added(with_authors(flux, SQUARE), flux)
     # to_q and to_out on the picture, to_kv on the ID tokens, and the attention
     inner = HEADS * 128
     maps = 2 * 2 * TOKENS * WIDTH * inner + 2 * ID_TOKENS * TOKEN_WIDTH * 2 * inner
