@@ -74,22 +74,28 @@ def add_identity(img: Tensor, start: int, count: int, acting: list[LayerOnRows])
     A new tensor: what a block returned may be kept by somebody else. Each part of it is written
     once, by the layer that adds the identity or as a copy.
     """
-    out, end = torch.empty_like(img), start + count
-    for tokens in (slice(0, start), slice(end, img.shape[1])):
-        if tokens.start < tokens.stop:
-            out[:, tokens] = img[:, tokens]
-    done = 0
+    end = start + count
+    whole = (start, end) == (0, img.shape[1]) and acting[0][0] == slice(0, img.shape[0])
+    out = None if whole else torch.empty_like(img)
+    untouched, done = [], 0
     for rows, layers in acting:
-        if done < rows.start:
-            out[done : rows.start, start:end] = img[done : rows.start, start:end]
-        source, target = img[rows, start:end], out[rows, start:end]
+        source, target = img[rows, start:end], None if whole else out[rows, start:end]
         x = layer_norm(source, img.shape[-1:])
         for layer, gain in layers:
-            layer(x, gain, source, target)
-            source = target
+            source = layer(x, gain, source, target)
+        if whole:
+            return source
+        untouched.append((slice(done, rows.start), slice(start, end)))
         done = rows.stop
-    if done < img.shape[0]:
-        out[done:, start:end] = img[done:, start:end]
+    every = slice(0, len(img))
+    untouched += [
+        (slice(done, len(img)), slice(start, end)),
+        (every, slice(0, start)),
+        (every, slice(end, img.shape[1])),
+    ]
+    for rows, tokens in untouched:
+        if rows.start < rows.stop and tokens.start < tokens.stop:
+            out[rows, tokens] = img[rows, tokens]
     return out
 
 

@@ -89,18 +89,23 @@ class FoldedLayer(nn.Module):
         state_dict = {"scores.weight": a, "scores.bias": b, "values.weight": values}
         self.load_state_dict(state_dict, assign=True)
 
-    def forward(self, x: Tensor, gain: Tensor, img: Tensor, out: Tensor) -> None:
-        """Write img plus the identity to ``out``, which may be ``img`` itself.
+    def forward(self, x: Tensor, gain: Tensor, img: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return img plus the identity, written to ``out`` where given (``img`` itself, even).
 
-        x, img, out [B, N, D], x being x̂ of the block's output; gain broadcasts to [B, N, 1].
-        Adding in the last matrix product saves a pass over the tokens, and rounds once.
+        x, img, out [B, N, D], x being x̂ of img; gain broadcasts to [B, N, 1]. Adding in the last
+        matrix product saves a pass over the tokens, and rounds once.
         """
         scores = self.scores(x).unflatten(-1, (self.heads, -1))
         p = scores.softmax(-1).flatten(-2) * gain  # summed in float32 inside, whatever the dtype
         weight, bias, stream = comfy.ops.cast_bias_weight(self.values, p, offloadable=True)
-        for row in range(p.shape[0]):  # a row is contiguous, a batch of rows within out is not
-            if torch.is_grad_enabled():  # results written in place have no gradient
-                out[row] = torch.addmm(img[row], p[row], weight.t())
-            else:
-                torch.addmm(img[row], p[row], weight.t(), out=out[row])
+        values = weight.t()
+        if out is None:
+            out = torch.baddbmm(img, p, values.expand(len(p), -1, -1))
+        else:
+            for row in range(len(p)):  # contiguous, as a batch of rows within out is not
+                if torch.is_grad_enabled():  # what is written in place has no gradient
+                    out[row] = torch.addmm(img[row], p[row], values)
+                else:
+                    torch.addmm(img[row], p[row], values, out=out[row])
         comfy.ops.uncast_bias_weight(self.values, weight, bias, stream)
+        return out

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from pulid_pack.identity.id_encoder import encode_each, encode_joint
+from pulid_pack.identity.id_encoder import encode_each, encode_joint, load_id_encoder
+from pulid_pack.identity.id_former import IDFormer, Sizes
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from pulid_pack.pulid_flux.checkpoint import from_state_dict, load_pulid
 from safetensors.torch import save_file
@@ -200,3 +204,62 @@ def test_face_features_of_another_width():
         encode_each(
             pulid.id_encoder, torch.zeros(1, 500), tuple(torch.zeros(1, 9, 128) for _ in range(5))
         )
+
+
+def switch_dynamic_vram_on(monkeypatch):
+    """Throw the switch that ComfyUI sets on NVIDIA cards: its layers have no weight at first."""
+    memory = pytest.importorskip("comfy.memory_management", reason="not in this ComfyUI yet")
+    monkeypatch.setattr(memory, "aimdo_enabled", True, raising=False)
+
+
+def test_a_file_is_loaded_under_dynamic_vram(monkeypatch):
+    plain = from_state_dict(weights(), "x")
+    switch_dynamic_vram_on(monkeypatch)
+    pulid = from_state_dict(weights(), "x")
+    inputs = torch.randn(1, 576), tuple(torch.randn(1, 9, 128) for _ in range(5))
+    tokens = [encode_each(p.id_encoder, *inputs) for p in (plain, pulid)]
+    assert torch.equal(*tokens)
+
+
+@pytest.mark.parametrize("key", ["pulid_encoder.latents", "pulid_ca.3.to_q.weight"])
+def test_under_dynamic_vram_a_damaged_file_is_named_as_before(key, monkeypatch):
+    switch_dynamic_vram_on(monkeypatch)
+    damaged = weights()
+    del damaged[key]
+    with pytest.raises(ValueError, match=key):
+        from_state_dict(damaged, "x")
+
+
+def test_a_file_can_be_overwritten_while_it_is_loaded(tmp_path):
+    """Only dynamic VRAM reads weights from the mapped file; elsewhere they are in memory."""
+    path = tmp_path / "a.safetensors"
+    save_file(weights(), path)
+    pulid = load_pulid(path)
+    layer, latents = pulid.layers[3].to_q.weight, pulid.id_encoder.patcher.model.latents
+    before = layer.clone(), latents.clone()
+    with path.open("r+b") as file:
+        size = path.stat().st_size
+        file.seek(size // 8)
+        file.write(bytes(size - size // 8))
+    assert torch.equal(layer, before[0]) and torch.equal(latents, before[1])
+
+
+def test_an_id_encoder_can_be_built_from_nothing():
+    """What training makes has the keys and sizes of a file, and loads like one."""
+    sizes = Sizes(64, 128, 96, 5, 7, 3, 40, 50, 30, 56)
+    made = IDFormer(sizes)
+    state_dict = {f"pulid_encoder.{k}": v.detach() for k, v in made.state_dict().items()}
+    encoder = load_id_encoder(state_dict, "pulid_encoder.", "made", "made", "")
+    assert encoder.patcher.model.sizes == sizes
+    hidden = [torch.randn(2, 9, 30) for _ in range(5)]
+    id_cond = torch.randn(2, 4, 50)
+    expected = made(id_cond, hidden)
+    assert expected.shape == (2, 7, 40)
+    assert torch.equal(encoder.patcher.model(id_cond, hidden), expected)
+
+
+def test_the_released_files_sizes_are_the_defaults():
+    shapes = {k: v.shape for k, v in IDFormer(Sizes(), device="meta").state_dict().items()}
+    manifest = json.loads((Path(__file__).parent / "golden" / "manifest.json").read_text())
+    released = {k: torch.Size(v) for k, v in manifest["idformer"]["shapes"].items()}
+    assert {f"pulid_encoder.{k}": v for k, v in shapes.items()} == released

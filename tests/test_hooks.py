@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
+import weakref
+from collections import Counter
+from types import SimpleNamespace
+
 import comfy.model_management
 import comfy.sd
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from pulid_pack.identity.identity import Identity
+from pulid_pack.identity.run import start_run
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from pulid_pack.pulid_flux.apply import hooks_of
 from pulid_pack.pulid_flux.checkpoint import from_state_dict
@@ -15,6 +23,7 @@ from pulid_pack.pulid_flux.hooks import NOT_INSERTED
 from standins.flux import random_weights, write_flux
 from standins.lab import LATENT, cond, identity_layers, person, sample, small_flux, small_pulid
 from standins.pulid import cross_attention_shapes, encoder_shapes
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 multigpu = pytest.mark.skipif(
     not hasattr(ModelPatcher, "deepclone_multigpu"),
@@ -323,7 +332,7 @@ def test_the_hook_computes_in_the_models_dtype(pulid, dtype, weights):
     seen = []
     for layers in identity_layers(model):
         for layer in layers.layers:
-            layer.register_forward_hook(lambda _, args, out: seen.extend(args))
+            layer.register_forward_hook(lambda _, args, out: seen.extend((*args[:3], out)))
     picture = sample(model, steps=2)
     assert torch.isfinite(picture).all()
     assert seen and all(tensor.dtype == dtype for tensor in seen)
@@ -450,9 +459,12 @@ def test_a_replaced_forward_is_named(flux, pulid):
     for kind in (Copied, NoExtras):
         model = apply(small_flux(depth=1, depth_single=1), pulid, person(1))
         model.model.diffusion_model.__class__ = kind
+        done = []
         with pytest.raises(RuntimeError, match="no FLUX block") as error:
-            sample(model, steps=2)
+            sample(model, steps=8, callback=lambda i, *_, done=done: done.append(i))
+        # after the first forwards that cannot have worked, not after the last step
         assert str(error.value) == NOT_INSERTED.format(forwards=2 if kind is Copied else 1)
+        assert len(done) == (1 if kind is Copied else 0)
 
 
 def test_interrupt_leaves_nothing_behind(flux, pulid):
@@ -559,3 +571,153 @@ def test_state_of_random_generators_is_untouched(flux, pulid):
     before = torch.get_rng_state()
     apply(flux, pulid, person(1))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# What a run needs, and what is folded
+
+
+def prepared(model, cfg: float, **more) -> list:
+    """Sample once and return what ComfyUI's own prepare_sampling asked to be loaded."""
+    wanted = []
+
+    def prepare(executor, *args, **kwargs):
+        out = executor(*args, **kwargs)
+        wanted.extend(out[2])
+        return out
+
+    model = model.clone()
+    model.add_wrapper_with_key("prepare_sampling", "a test", prepare)
+    sample(model, cfg=cfg, steps=1, **more)
+    return wanted
+
+
+def test_at_cfg_1_only_the_positive_prompts_layers_are_needed(flux, pulid):
+    model = apply(flux, pulid, person(1))
+    both = [p.model.key for p in model.get_additional_models_with_key("pulid_flux")]
+    (positive,) = [u.fold.key for u in hooks_of(model).folds if u.positive]
+    assert len(both) == 2
+    assert [p.model.key for p in prepared(model, cfg=1.0)] == [positive]
+    assert [p.model.key for p in prepared(model, cfg=3.0)] == both
+    # the model itself is as before, also for the next run
+    assert [p.model.key for p in model.get_additional_models_with_key("pulid_flux")] == both
+
+
+def test_a_patch_that_asks_for_the_negative_prompt_at_cfg_1_gets_its_layers(flux, pulid):
+    model = apply(flux, pulid, person(1))
+    model.set_model_sampler_cfg_function(lambda args: args["cond"], disable_cfg1_optimization=True)
+    assert len(prepared(model, cfg=1.0)) == 2
+
+
+def test_an_interrupted_run_gives_the_layers_back(flux, pulid):
+    model = apply(flux, pulid, person(1))
+
+    def stop(*_):
+        comfy.model_management.interrupt_current_processing()
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(model, callback=stop)
+    assert len(model.get_additional_models_with_key("pulid_flux")) == 2
+
+
+def test_other_weights_windows_and_masks_fold_nothing(flux, monkeypatch):
+    """Three people and a zero identity: four folds, each layer visited once for each new set."""
+    pulid, visits = small_pulid(seed=5), []
+    folding = importlib.import_module("pulid_pack.pulid_flux.folding")
+
+    class Counted(folding.FoldingLayer):
+        def __init__(self, layer, device):
+            visits.append("layer")
+            super().__init__(layer, device)
+
+        def fold(self, id_tokens):
+            visits.append("fold")
+            return super().fold(id_tokens)
+
+    monkeypatch.setattr(folding, "FoldingLayer", Counted)
+
+    def three(**settings):
+        model = flux
+        for seed in (1, 2, 3):
+            model = apply(model, pulid, person(seed), **settings)
+        return Counter(visits)
+
+    assert three() == {"layer": 60, "fold": 80}  # the first Apply folds two sets in one visit
+    for settings in (
+        {"weight": 0.3},
+        {"start_at": 0.2, "end_step": 9},
+        {"attn_mask": half_mask("left")},
+        {"weight_curve": "ease in", "double_weight": 0.5},
+        {"unconditional": "same identity"},
+    ):
+        assert three(**settings) == {"layer": 60, "fold": 80}, settings
+    same_tokens = Identity(*(t.clone() for t in vars(person(2)).values()))
+    apply(flux, pulid, same_tokens)
+    assert Counter(visits) == {"layer": 60, "fold": 80}
+    apply(small_flux(dtype=torch.bfloat16), pulid, person(1))
+    assert Counter(visits) == {"layer": 80, "fold": 120}
+
+
+def test_folds_go_with_the_loaded_file(flux):
+    pulid = small_pulid(seed=6)
+    model = apply(flux, pulid, person(1))
+    alive = [weakref.ref(used.fold.patcher.model) for used in hooks_of(model).folds]
+    del model, pulid
+    gc.collect()
+    assert [a() for a in alive] == [None, None]
+
+
+def test_a_loaded_file_remembers_a_few_folds_only(flux):
+    pulid = small_pulid(seed=7)
+    for seed in range(9):
+        apply(flux, pulid, person(seed))
+    assert len(pulid.folds) == 4
+
+
+# Rows
+
+
+def tiled(executor, x, t, *args, **kwargs):
+    """The way of TiledDiffusion: the whole batch, tile after tile, in one call."""
+    halves = [x[..., :6], x[..., 4:]]
+    twice = {k: torch.cat([v] * 2) if torch.is_tensor(v) else v for k, v in kwargs.items()}
+    out = executor(torch.cat(halves), torch.cat([t] * 2), *args, **twice)
+    left, right = out.chunk(2)
+    return torch.cat((left[..., :5], right[..., 1:]), -1)
+
+
+def test_tiles_in_one_call_get_the_same_as_tiles_one_by_one(flux, pulid):
+    """Rows are u c u c: divided in the middle, each half would get the other's identity."""
+
+    def one_by_one(executor, x, t, *args, **kwargs):
+        left, right = (executor(part, t, *args, **kwargs) for part in (x[..., :6], x[..., 4:]))
+        return torch.cat((left[..., :5], right[..., 1:]), -1)
+
+    pictures = []
+    for tiles in (tiled, one_by_one):
+        model = apply(flux, pulid, person(1))
+        model.set_model_unet_function_wrapper(
+            lambda run, args, tiles=tiles: tiles(run, args["input"], args["timestep"], **args["c"])
+        )
+        pictures.append(sample(model, cfg=3.0, steps=2))
+    torch.testing.assert_close(*pictures, rtol=1e-4, atol=1e-4)
+
+
+def test_gains_are_on_the_device_and_no_numbers(flux, pulid):
+    """torch.compile's CUDA graphs take no scalar of the CPU, and a number compiles anew."""
+    hooks = hooks_of(apply(flux, pulid, person(1), weight=0.3))
+    card = SimpleNamespace(current_patcher=None)
+    run = start_run(hooks.uses, lambda fraction: 1 - fraction, [1.0, 0.0])
+    with FakeTensorMode():
+        x = torch.empty(1, 16, *LATENT, device="cuda")
+        forward = hooks.start_forward(run, x, {"sigmas": torch.tensor([1.0])}, card)
+        ((_, (acting,)),) = forward.rows
+        for gain in (acting.double, acting.single):
+            assert (gain.device.type, gain.shape, gain.dtype) == ("cuda", (), torch.float32)
+
+
+def test_an_identity_whose_window_held_no_step_is_told(flux, pulid, caplog):
+    """Two runs share the steps: the second begins after the window has closed."""
+    model = apply(apply(flux, pulid, person(1)), pulid, person(2), end_at=0.1)
+    sample(model, denoise=0.4)
+    (record,) = [r for r in caplog.records if "did not act" in r.message]
+    assert "identity 2 of 2" in record.message
