@@ -76,7 +76,8 @@ def encode_photos(
 ) -> Encoded:
     """Encode the photos [B, H, W, C] of one person, or return what they gave a short while ago.
 
-    ``prior`` is the photo that the fusion modes other than joint put before the others. Raises ValueError naming the photo at fault.
+    ``prior`` is a photo that the fusion modes other than joint put before the others. Raises
+    ValueError naming the photo at fault.
     """
     key = (digest(image), None if prior is None else digest(prior), question)
     makers = (encoders.eva, encoders.faces)

@@ -1,21 +1,24 @@
-"""Measure speed, memory and cost against the authors' formula and across sizes.
+"""Measure what identity costs, against the authors' formula, and write BENCHMARKS.md.
 
-    python scripts/bench.py                 everything, under 20 minutes on two cores
-    python scripts/bench.py --quick         fewer sizes and rounds, under 3 minutes
+    python scripts/bench.py                 everything, about 10 minutes on two cores
+    python scripts/bench.py --quick         fewer blocks, sizes and rounds, under 3 minutes
     python scripts/bench.py --rows 1,2      some of the rows
     python scripts/bench.py --write         also bring BENCHMARKS.md and its plot up to date
 
-Sets ComfyUI up if needed. Every row runs in a process of its own, so that one row's memory does
-not count as another's. What is compared is measured in turns inside one process, and every time
-is a median with its quartiles.
+Sets ComfyUI up if needed. The first row is counted on a virtual card (see bench/virtual_card.py)
+and is the same everywhere; the others are timed on this machine. Every row runs in a process of
+its own. What is compared is measured in turns, and every time is a median with its quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
+import importlib.util
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -29,16 +32,12 @@ from hosting import ROOT, Host
 REPORT = ROOT / "BENCHMARKS.md"
 PLOT = ROOT / "benchmarks.svg"
 START, END = "<!-- table: start -->", "<!-- table: end -->"
-ROWS = {  # number -> module in bench_rows
-    1: "layer",
-    2: "step",
-    3: "graph",
-    4: "photos",
-    5: "ledger",
-    6: "install",
-    7: "growth",
+ROWS = {  # number -> module in bench/ and its function
+    1: ("cost", "run"),
+    2: ("speed", "layer"),
+    3: ("speed", "step"),
+    4: ("photos", "run"),
 }
-NO_PACK = {6}  # measures the pack's import in processes of its own
 
 
 def main() -> int:
@@ -49,8 +48,6 @@ def main() -> int:
     if options.child:
         measure(options.child, options.quick, options.json, host)
         return 0
-    from bench_rows.setup import machine  # inside the host's interpreter from here on
-
     started = time.monotonic()
     result = {"machine": machine(host.path), "quick": options.quick, "rows": {}}
     failed = []
@@ -75,8 +72,8 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
-    parser.add_argument("--rows", type=numbers, default=list(ROWS), help="such as 1,2,5")
+    parser.add_argument("--quick", action="store_true", help="fewer blocks, sizes and rounds")
+    parser.add_argument("--rows", type=numbers, default=list(ROWS), help="such as 1,2")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     parser.add_argument("--write", action="store_true", help=f"bring {REPORT.name} up to date")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
@@ -84,17 +81,17 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def numbers(text: str) -> list[int]:
-    """Return row numbers from text like 1,2,5."""
+    """Return row numbers from text like 1,2."""
     chosen = [int(part) for part in text.split(",") if part.strip().isdigit()]
     if not chosen or len(chosen) != len(text.split(",")) or not set(chosen) <= set(ROWS):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 1,2,5; rows go from 1 to 7")
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 1,2; rows go from 1 to {len(ROWS)}")
     return chosen
 
 
 def measure_apart(number: int, quick: bool) -> dict | None:
     """Measure one row in a fresh process; None if that failed (its message is on the terminal)."""
     started = time.monotonic()
-    print(f"[bench] row {number}: {ROWS[number]}", flush=True)
+    print(f"[bench] row {number}: {'.'.join(ROWS[number])}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "row.json")
         command = [sys.executable, str(Path(__file__).resolve()), "--child", str(number)]
@@ -110,23 +107,82 @@ def measure_apart(number: int, quick: bool) -> dict | None:
 
 def measure(number: int, quick: bool, file: Path, host: Host) -> None:
     """Measure one row here and write it as JSON."""
+    use_comfyui(host.path)
     import torch
-    from bench_rows import setup
-    from bench_rows.rows import Settings
 
-    setup.use_stand_ins()
-    if number not in NO_PACK:
-        setup.use_host(host.path)
-        setup.load_pack()
-    module = importlib.import_module(f"bench_rows.{ROWS[number]}")
+    from bench.report import Settings
+
+    module, function = ROWS[number]
+    run = getattr(importlib.import_module(f"bench.{module}"), function)
     with torch.inference_mode():
-        row = module.run(Settings(quick))
+        row = run(Settings(quick))
     file.write_text(json.dumps(asdict(row)), encoding="utf-8")
+
+
+def use_comfyui(path: Path) -> None:
+    """Let ComfyUI, the pack, bench/ and the stand-in models of the tests be imported."""
+    sys.path.insert(0, str(path))
+    sys.path.append(str(ROOT / "tests"))
+    import comfy.options
+
+    comfy.options.enable_args_parsing(False)
+    import torch
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+    args.use_pytorch_cross_attention = True  # what a GPU gets
+    import utils.install_util  # noqa: F401  before ComfyUI puts comfy/ itself on the path
+
+    load_package("pulid_pack", ROOT)
+    load_package("bench", ROOT / "bench")
+
+
+def load_package(name: str, folder: Path) -> None:
+    """Import a folder as ComfyUI imports a pack, under ``name``."""
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def machine(host: Path) -> dict[str, str]:
+    """Return what a figure depends on."""
+    import psutil  # one of ComfyUI's own packages
+    import torch
+
+    version = (host / "comfyui_version.py").read_text(encoding="utf-8").split('"')[1]
+    memory = psutil.virtual_memory().total / 2**30
+    facts = {
+        "processor": f"{processor()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()}",
+        "memory": f"{memory:.0f} GiB",
+        "system": platform.platform(terse=True),
+        "software": f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"ComfyUI {version}, onnxruntime {importlib.metadata.version('onnxruntime')}",
+    }
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory / 2**30
+        facts["GPU"] = f"{torch.cuda.get_device_name(0)}, {total:.0f} GiB"
+    if hasattr(os, "getloadavg"):
+        facts["load at the start"] = f"{os.getloadavg()[0]:.1f} (what else was running)"
+    return facts
+
+
+def processor() -> str:
+    """Return the processor's name as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def report(result: dict) -> str:
     """Return facts, wanted figures and tables as Markdown."""
-    from bench_rows.rows import checks_text, from_json, row_text
+    load_package("bench", ROOT / "bench")
+    from bench.report import checks_text, from_json, row_text
 
     rows = {number: from_json(row) for number, row in result["rows"].items()}
     facts = [f"- {name}: {fact}" for name, fact in result["machine"].items()]
@@ -142,8 +198,6 @@ def report(result: dict) -> str:
 
 def write(result: dict, text: str) -> None:
     """Put the tables between the marks of the report, and draw the plot."""
-    from bench_rows.plot import draw
-
     page = REPORT.read_text(encoding="utf-8")
     before, _, rest = page.partition(START)
     _, mark, after = rest.partition(END)
@@ -151,8 +205,10 @@ def write(result: dict, text: str) -> None:
         raise RuntimeError(f"{REPORT} has lost its marks {START} and {END}.")
     page = f"{before}{START}\n{text}\n{END}{after}"
     REPORT.write_text(page, encoding="utf-8", newline="\n")
-    if picture := draw(result["rows"]):
-        PLOT.write_text(picture, encoding="utf-8", newline="\n")
+    if 1 in result["rows"]:
+        from bench.report import draw
+
+        PLOT.write_text(draw(result["rows"][1]["records"]), encoding="utf-8", newline="\n")
     print(f"[bench] {REPORT.name} is up to date")
 
 

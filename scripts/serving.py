@@ -26,7 +26,7 @@ from client import Client, OnEvent, Result
 from hosting import ROOT, Host
 
 PACK_NAME = "pulid-flux-native"
-NOT_THE_PACK = (".*", "output", "tests", "__pycache__")
+NOT_THE_PACK = (".*", "bench", "output", "tests", "__pycache__")
 START_LIMIT = 180.0  # seconds; about 12 on two cores
 STOP_LIMIT = 10.0
 LOG_TAIL = 4000  # characters of the server's log shown with an error

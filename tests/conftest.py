@@ -36,6 +36,7 @@ args.use_pytorch_cross_attention = True  # what a GPU gets; a CPU's choice break
 import utils.install_util  # noqa: E402, F401  before the host puts comfy/ itself on the path
 
 load_file("pulid_pack", ROOT / "__init__.py", ROOT)
+load_file("bench", ROOT / "bench" / "__init__.py", ROOT / "bench")
 
 import pytest  # noqa: E402
 from standins.server import basic, models, portrait, server  # noqa: E402, F401  fixtures

@@ -21,7 +21,7 @@ FOLDERS = (
     "pulid_flux",
     "encoders",
     "scripts",
-    "scripts/bench_rows",
+    "bench",
     "tests",
 )
 COMPILE = """

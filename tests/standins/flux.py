@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 HEAD_DIM = 128
 LATENT_CHANNELS = 16
 TEXT_WIDTH, TEXT_POOLED = 4096, 768  # T5-XXL's and CLIP-L's, so that other models fit too
+CHROMA_HIDDEN = 3072  # ComfyUI takes it for granted
 AXES = (16, 56, 56)  # rotary dimensions of index, row, column
 
 Shapes = dict[str, tuple[int, ...]]
@@ -47,7 +48,16 @@ def write_flux(
 
 def write_chroma(path: Path, depth: int = 1, depth_single: int = 2, seed: int = 4) -> None:
     """Write a shallow Chroma in bfloat16, 1.5 GB: ComfyUI takes its full width for granted."""
-    hidden, inner = 3072, 5120
+    shapes = chroma_shapes(depth, depth_single)
+    weights = random_weights(shapes, torch.Generator().manual_seed(seed))
+    arrange_flux(weights, CHROMA_HIDDEN)
+    weights["distilled_guidance_layer.out_proj.weight"] *= 0.1
+    save(weights, path, torch.bfloat16)
+
+
+def chroma_shapes(depth: int, depth_single: int) -> Shapes:
+    """Return the shape of every tensor of a Chroma under its original key."""
+    hidden, inner = CHROMA_HIDDEN, 5120
     shapes = {
         key: shape
         for key, shape in flux_shapes(hidden, False, 64, depth, depth_single).items()
@@ -60,10 +70,7 @@ def write_chroma(path: Path, depth: int = 1, depth_single: int = 2, seed: int = 
     for key, shape in matrices.items():
         shapes[f"distilled_guidance_layer.{key}.weight"] = shape
         shapes[f"distilled_guidance_layer.{key}.bias"] = shape[:1]
-    weights = random_weights(shapes, torch.Generator().manual_seed(seed))
-    arrange_flux(weights, hidden)
-    weights["distilled_guidance_layer.out_proj.weight"] *= 0.1
-    save(weights, path, torch.bfloat16)
+    return shapes
 
 
 def flux_shapes(

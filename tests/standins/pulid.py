@@ -40,15 +40,17 @@ def write_pulid(
     save(weights, path, torch.bfloat16)
 
 
-def cross_attention_shapes(flux_hidden: int, token_width: int, layers: int) -> Shapes:
-    """Return the shapes of ``pulid_ca.*``: two heads of 128."""
+def cross_attention_shapes(
+    flux_hidden: int, token_width: int, layers: int, heads: int = 2
+) -> Shapes:
+    """Return the shapes of ``pulid_ca.*``, with heads of 128."""
     shapes: Shapes = {}
     for layer in (f"pulid_ca.{i}" for i in range(layers)):
         for norm, width in (("norm1", token_width), ("norm2", flux_hidden)):
             shapes |= {f"{layer}.{norm}.weight": (width,), f"{layer}.{norm}.bias": (width,)}
-        shapes[f"{layer}.to_q.weight"] = (2 * HEAD_DIM, flux_hidden)
-        shapes[f"{layer}.to_kv.weight"] = (4 * HEAD_DIM, token_width)
-        shapes[f"{layer}.to_out.weight"] = (flux_hidden, 2 * HEAD_DIM)
+        shapes[f"{layer}.to_q.weight"] = (heads * HEAD_DIM, flux_hidden)
+        shapes[f"{layer}.to_kv.weight"] = (2 * heads * HEAD_DIM, token_width)
+        shapes[f"{layer}.to_out.weight"] = (flux_hidden, heads * HEAD_DIM)
     return shapes
 
 

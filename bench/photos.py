@@ -1,12 +1,11 @@
-"""Row 4: from photo to identity by stage, with EVA-CLIP and the ID encoder at their true size."""
+"""Row of time: from photo to identity by stage, EVA-CLIP and the ID encoder at true size."""
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,16 @@ from pulid_pack.encoders.pixels import normalise, whiten
 from pulid_pack.identity.fusion import FusionOptions, make_identity
 from pulid_pack.identity.id_encoder import encode_joint, encode_zeros
 from pulid_pack.pulid_flux.checkpoint import PulidModel, load_pulid
+from safetensors.torch import save_file
+from standins.eva import eva_shapes
+from standins.faces import write_face_pack, write_parsing
 from torch import Tensor
 
-from .rows import Check, Column, Row, Settings
-from .timing import Spread, process_peak, seconds
-from .true_files import FACE_PACK, write_true_files
+from .report import Check, Column, Row, Settings
+from .speed import filled, seconds, spread
+from .true_size import EVA, pulid_shapes
 
+FACE_PACK = "faces"  # under antelopev2's name, its files would be compared with the published ones
 CPU = torch.device("cpu")
 EVA_STAGE = "EVA-CLIP"
 
@@ -51,28 +54,17 @@ class Models:
 def run(settings: Settings) -> Row:
     """Load the models, then time one photo and eight."""
     with tempfile.TemporaryDirectory() as scratch:
-        # written by another process, whose memory is not counted here
-        layers = settings.pick(2, 20)
-        writer = multiprocessing.get_context("spawn").Process(
-            target=write_true_files, args=(Path(scratch), layers)
-        )
-        writer.start()
-        writer.join()
-        if writer.exitcode:
-            raise RuntimeError("The model files for the bench could not be written.")
-        before = process_peak()
+        write_true_files(Path(scratch), settings.pick(2, 20))
         models, loads = load_all(Path(scratch), settings.pick(2, 3))
-        loaded = process_peak()
         several = settings.pick(2, 8)
         whole(models, portrait())  # a warm-up
         stages = {
             1: staged(models, 1, settings.pick(1, 5)),
             several: staged(models, several, settings.pick(1, 3)),
         }
-        peak = process_peak()
     records = [{"what": what, **entry} for what, entry in loads.items()]
     for what in stages[1]:
-        one, more = (asdict(Spread.of(stages[count][what])) for count in (1, several))
+        one, more = (spread(stages[count][what]) for count in (1, several))
         records.append({"what": what, "one": one, "several": more})
     rest = [
         whole - eva
@@ -80,7 +72,7 @@ def run(settings: Settings) -> Row:
     ]
     checks = [
         Check(
-            "photo to identity without EVA-CLIP's forward, s", Spread.of(rest).median, "at most", 1
+            "photo to identity without EVA-CLIP's forward, s", spread(rest)["median"], "at most", 1
         ),
         Check(
             "EVA-CLIP load from a warm disk, s",
@@ -92,9 +84,7 @@ def run(settings: Settings) -> Row:
     note = (
         "EVA-CLIP (float16 file) and the ID encoder at their true size with arbitrary weights, "
         "face models from permissive packages in antelopev2's layout (smaller than the real ones). "
-        "Warm: the stages' first run is not counted. Peak memory of the process: "
-        f"{before / 1e6:.0f} MB with ComfyUI's and torch's modules, {loaded / 1e6:.0f} MB with the "
-        f"models loaded, {peak / 1e6:.0f} MB after {several} photos."
+        "Warm: the stages' first run is not counted."
     )
     columns = [
         Column("what", "stage"),
@@ -129,7 +119,7 @@ def load_all(folder: Path, rounds: int) -> tuple[Models, dict[str, dict]]:
             times.append(time.perf_counter() - start)
         loaded.append(model)
         size = sum(file.stat().st_size for file in files)
-        figures[what] = {"one": asdict(Spread.of(times)), "size": size}
+        figures[what] = {"one": spread(times), "size": size}
     return Models(*loaded), figures
 
 
@@ -192,3 +182,14 @@ def portrait() -> Tensor:
     import skimage.data
 
     return torch.from_numpy(skimage.data.astronaut().copy()).float()[None] / 255
+
+
+def write_true_files(folder: Path, layers: int) -> None:
+    """Write EVA-CLIP in float16, PuLID in bfloat16 with ``layers`` layers, and the face models."""
+    eva = {key: filled(s, i, torch.float16) for i, (key, s) in enumerate(eva_shapes(**EVA).items())}
+    torch.save(eva, folder / "eva.pt")
+    shapes = pulid_shapes(layers)
+    pulid = {key: filled(s, i, torch.bfloat16) for i, (key, s) in enumerate(shapes.items())}
+    save_file(pulid, folder / "pulid.safetensors")
+    write_face_pack(folder / FACE_PACK)
+    write_parsing(folder / "parsing_bisenet.pth")

@@ -1,4 +1,4 @@
-"""A measured row: its records, what was wanted of them, and both as text."""
+"""A measured row: its records, what was wanted of them, and both as Markdown."""
 
 from __future__ import annotations
 
@@ -112,3 +112,39 @@ def aligned(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
     rule = ["-" * (w - 1) + (":" if n else "-") for w, n in zip(widths, number, strict=True)]
     return "\n".join([joined(headings), joined(rule), *map(joined, lines)])
+
+
+def draw(records: Sequence[dict[str, Any]]) -> str:
+    """Return an SVG of the virtual card's row: bytes that identity moves, ours and the authors'."""
+    left, right, high, step = 190, 760, 70, 52
+    scale = (right - left) / max(r["authors_bytes"] for r in records)
+    size = f"0 0 900 {high + step * len(records) + 10}"
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" font-size="13" '
+        'font-family="system-ui, sans-serif" fill="#1c1c1c">',
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+        label(20, 30, "What identity moves in one forward, read and written, GB", bold=True),
+        label(right, 30, "the authors' formula", "#c2410c", "end"),
+        label(right + 20, 30, "ours", "#0f766e"),
+    ]
+    for i, record in enumerate(records):
+        top = high + step * i
+        out.append(label(left - 10, top + 18, record["case"], anchor="end"))
+        for shift, key, colour in ((0, "authors_bytes", "#c2410c"), (18, "bytes", "#0f766e")):
+            wide = record[key] * scale
+            out.append(
+                f'<rect x="{left}" y="{top + shift - 2}" width="{wide:.1f}" height="15" '
+                f'fill="{colour}"/>'
+            )
+            out.append(label(left + wide + 6, top + shift + 10, f"{record[key] / 1e9:.1f}"))
+    return "\n".join([*out, "</svg>", ""])
+
+
+def label(
+    x: float, y: float, words: str, fill: str = "#1c1c1c", anchor: str = "start", bold: bool = False
+) -> str:
+    """Return one line of text of an SVG."""
+    weight = ' font-weight="600"' if bold else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}" text-anchor="{anchor}"{weight}>{words}</text>'
+    )
