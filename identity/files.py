@@ -49,8 +49,14 @@ def save_identity(
     """Write ``identity`` to ``path``; the file is there whole or not at all.
 
     ``preview`` [H, W, 3] in 0..1 is kept small, as bytes. Raises ValueError if there is such a file
-    and it is not to be overwritten, RuntimeError naming folder and reason if it cannot be written.
+    and it is not to be overwritten, or the identity is nobody's; RuntimeError naming folder and
+    reason if it cannot be written.
     """
+    if identity.is_nobody:
+        raise ValueError(
+            f"The identity '{path.stem}' is empty, since no photo had a face: there is nothing to "
+            "save. Use a photo with a face."
+        )
     tensors = {
         "id_tokens": identity.id_tokens.to(dtype).contiguous(),
         "uncond_id_tokens": identity.uncond_id_tokens.to(dtype).contiguous(),
@@ -188,6 +194,11 @@ def blend(identities: list[Identity], weights: list[float], spherical: bool) -> 
     and lengths linearly, so that a mix of two is not weaker than either. Raises ValueError for
     identities of different sizes or weights that cancel out.
     """
+    if any(identity.is_nobody for identity in identities):
+        raise ValueError(
+            "An identity to blend is empty, since no photo had a face. Use a photo with a face, or "
+            "leave that identity out."
+        )
     shapes = {tuple(i.id_tokens.shape) for i in identities}
     if len(shapes) > 1:
         sizes = ", ".join(f"{s[1]} tokens of {s[2]}" for s in sorted(shapes))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..state_dicts import check_shapes
 from .id_former import HEAD_DIM, SCALES, IDFormer, read_sizes
+from .identity import Identity
 from .recent import Recent
 
 
@@ -121,3 +122,9 @@ def encode_zeros(encoder: IDEncoder, hidden: tuple[Tensor, ...]) -> Tensor:
         zeros = tuple(torch.zeros_like(h[:1]) for h in hidden)
         encoder.zero_tokens[count] = encode_tokens(encoder, id_cond, zeros)
     return encoder.zero_tokens[count]
+
+
+def nobody(encoder: IDEncoder) -> Identity:
+    """Return the identity of no photo at all, which changes nothing."""
+    none = torch.zeros(1, 0, encoder.patcher.model.sizes.output)
+    return Identity(none, none)

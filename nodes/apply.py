@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..host_versions import newer
 from ..identity.identity import Identity
-from ..identity.masks import normalise_mask
+from ..identity.masks import BOX, REGIONS, in_region, normalise_mask
 from ..identity.run import UNCONDITIONAL
 from ..identity.window import CURVES, Window
 from ..pulid_flux.apply import apply_identity
@@ -115,6 +115,27 @@ def injection_inputs() -> list[io.Input]:
     ]
 
 
+def region_inputs() -> list[io.Input]:
+    """Return where in the picture the person stands; the last inputs, as files store them."""
+    more = {"optional": True, "advanced": True}
+    return [
+        io.Combo.Input(
+            "region",
+            options=[*REGIONS, BOX],
+            default=next(iter(REGIONS)),
+            tooltip="Which part of the picture the person stands in, without painting a mask. With "
+            "a mask as well, only where both say so.",
+            **more,
+        ),
+        io.String.Input(
+            "region_box",
+            default="25, 0, 50, 100",
+            tooltip="For region = box: left, top, width and height in percent of the picture.",
+            **more,
+        ),
+    ]
+
+
 class PuLIDFluxApplyIdentity(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -132,6 +153,7 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
                 ),
                 *strength_inputs(),
                 *injection_inputs(),
+                *region_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with the identity.")],
         )
@@ -152,6 +174,8 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
         weight_curve: str = "constant",
         double_weight: float = 1.0,
         single_weight: float = 1.0,
+        region: str = next(iter(REGIONS)),
+        region_box: str = "",
     ) -> io.NodeOutput:
         types.check_links(
             {"attn_mask": attn_mask}, model=model, pulid_model=pulid_model, identity=identity
@@ -161,7 +185,9 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
             identity=identity,
             weight=weight,
             window=Window(start_at, end_at, start_step, end_step, weight_curve),
-            mask=None if attn_mask is None else normalise_mask(attn_mask),
+            mask=in_region(
+                None if attn_mask is None else normalise_mask(attn_mask), region, region_box
+            ),
             unconditional=unconditional,
             double_weight=double_weight,
             single_weight=single_weight,
@@ -192,6 +218,7 @@ class PuLIDFluxApply(io.ComfyNode):
                 *strength_inputs(),
                 *injection_inputs(),
                 *face_inputs(optional=True),
+                *region_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with the identity.")],
             hidden=[io.Hidden.unique_id],

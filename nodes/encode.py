@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..encoders.eva_clip import EvaClip
-from ..encoders.faces import FACE_ORDERS, FaceAnalysis, PhotoRecord
+from ..encoders.faces import FACE_ORDERS, ON_NO_FACE, FaceAnalysis, PhotoRecord
 from ..host_versions import newer
 from ..identity.fusion import FUSIONS, FusionOptions
 from ..pulid_flux.checkpoint import PulidModel
@@ -52,9 +52,11 @@ def face_inputs(optional: bool) -> list[io.Input]:
         ),
         io.Combo.Input(
             "on_no_face",
-            options=["error", "skip"],
-            default="error",
-            tooltip="What to do with a photo in which no face is found.",
+            options=list(ON_NO_FACE),
+            default=ON_NO_FACE[0],
+            tooltip="What to do with a photo in which no face is found. error: stop. skip: leave "
+            "that photo out. plain model: leave the identity out. Where no photo is left, the "
+            "model is used as it is, and the node says so.",
             **some,
         ),
         io.Boolean.Input(
@@ -145,7 +147,7 @@ def encode_faces(
     face: str = FACE_ORDERS[0],
     face_index: int = 0,
     fusion: str = FUSIONS[0],
-    on_no_face: str = "error",
+    on_no_face: str = ON_NO_FACE[0],
     grayscale: bool = True,
     fusion_weight_max: float = 1.0,
     fusion_weight_min: float = 0.0,
@@ -170,7 +172,9 @@ def shown_faces(
     node: type[io.ComfyNode], encoded: Encoded, image: Tensor, size: tuple[int, int], order: str
 ) -> dict[str, list]:
     """Return what the page shows: crops, and the photos in ``size`` with their faces."""
-    crops = ui.PreviewImage(encoded.faces, cls=node).as_dict()["images"]
+    crops = (
+        ui.PreviewImage(encoded.faces, cls=node).as_dict()["images"] if len(encoded.crops) else []
+    )
     photos = ui.PreviewImage(plain_photos(image), cls=node).as_dict()["images"]
     faces = describe_faces(encoded.photos, photos, size, order)
     return {"images": crops, "pulid_faces": faces, **show(node, notes_on(encoded))}

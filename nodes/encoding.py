@@ -18,7 +18,7 @@ from ..encoders.faces import (
 )
 from ..encoders.photo import annotate
 from ..identity.fusion import FusionOptions, make_identity
-from ..identity.id_encoder import IDEncoder
+from ..identity.id_encoder import IDEncoder, nobody
 from ..identity.identity import Identity
 from .feedback import Note, Progress
 from .prior import prior_features
@@ -67,8 +67,8 @@ class Encoded:
 
     @property
     def faces(self) -> Tensor:
-        """The crops as a ComfyUI image, [M, 512, 512, 3] in 0..1."""
-        return self.crops.float() / 255
+        """The crops as a ComfyUI image, [M, 512, 512, 3] in 0..1; one white picture of nobody."""
+        return self.crops.float() / 255 if len(self.crops) else torch.ones(1, *self.crops.shape[1:])
 
 
 def encode_photos(
@@ -106,6 +106,9 @@ def encode_anew(
     faces, eva = encoders.faces, encoders.eva
     which = (question.face, question.face_index, question.on_no_face, question.grayscale)
     features = face_features(faces, eva, image, *which, Progress())
+    if not len(features.crops):
+        crops = features.crops.to(torch.uint8)
+        return Encoded(nobody(encoders.id_encoder), crops, features.photos, features.arcface)
     id_cond, hidden = features.id_cond, features.hidden
     first = None
     if prior is not None and question.fusion.mode != "joint":  # the authors' way knows none
@@ -122,6 +125,10 @@ def notes_on(encoded: Encoded) -> list[Note]:
     """Say which photos were left out and which look like somebody else."""
     notes = []
     skipped = [p.index for p in encoded.photos if p.skipped]
+    if encoded.identity.is_nobody:
+        where = ", ".join(map(str, skipped))
+        text = f"No face in image {where}: the model is used as it is, without identity."
+        return [Note(text, warning=True)]
     if skipped:
         notes.append(Note(f"No face in image {', '.join(map(str, skipped))}: left out.", True))
     used = [p.index for p in encoded.photos if not p.skipped]

@@ -25,8 +25,8 @@ FLUX_1 = {"Flux", "Chroma", "ChromaRadiance"}  # the host's classes
 def apply_identity(model: ModelPatcher, use: FluxUse) -> ModelPatcher:
     """Return a copy of ``model`` into which the identity is inserted beside those already there.
 
-    ``model`` itself is left as it is. An identity that can never act (weight 0, a window that
-    never opens, a mask of zeros) adds nothing at all.
+    ``model`` itself is left as it is. An identity that can never act (of nobody, weight 0, a
+    window that never opens, a mask of zeros) adds nothing at all.
 
     Raises ValueError if the model is of another kind or width, the identity of another PuLID model,
     or a setting no number.

@@ -45,7 +45,8 @@ NOT_INSERTED = (
     "asked for it, so the picture would not show the person. Another node has replaced FLUX's "
     "forward or skipped it in those steps (an accelerator or cache such as TeaCache or WaveSpeed, "
     "or a pack that copies the forward). Remove or bypass that node, or start its cache after the "
-    "identity's window."
+    "identity's window. Some packs change the loaded model itself: then unload the models as well "
+    "(ComfyUI's Unload Models), since it stays changed until it is loaded again."
 )
 DID_NOT_ACT = (
     "PuLID-Flux: identity {number} of {total} did not act in this run: none of its steps lies in "

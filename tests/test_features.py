@@ -233,9 +233,17 @@ def test_skipping_leaves_out_only_the_faceless_photo(models):
     torch.testing.assert_close(found.id_cond[1], alone.id_cond[0], rtol=0, atol=1e-5)
 
 
-def test_when_all_are_skipped_it_is_an_error(models):
-    with pytest.raises(ValueError, match="None of the 2 images has a face"):
-        face_features(*models, batch(blank(), blank()), on_no_face="skip")
+@pytest.mark.parametrize("on_no_face", ["skip", "plain model"])
+def test_without_any_face_nobody_is_left(models, on_no_face):
+    found = face_features(*models, batch(blank(), blank()), on_no_face=on_no_face)
+    assert len(found.crops) == len(found.id_cond) == 0 and len(found.annotated) == 2
+    assert [photo.skipped for photo in found.photos] == [True, True]
+
+
+def test_plain_model_leaves_nobody_where_one_photo_has_no_face(models):
+    photos = batch(astronaut(), blank())
+    assert len(face_features(*models, photos, on_no_face="skip").crops) == 1
+    assert len(face_features(*models, photos, on_no_face="plain model").crops) == 0
 
 
 def test_eight_photos_run_eva_clip_once(models):
@@ -367,7 +375,7 @@ def test_the_index_of_the_unfit_photo_is_told(models):
 
 
 def test_unknown_choices_are_refused(models):
-    with pytest.raises(ValueError, match=r"on_no_face is 'ignore'.*error, skip"):
+    with pytest.raises(ValueError, match=r"on_no_face is 'ignore'.*error, skip, plain model"):
         face_features(*models, portrait(), on_no_face="ignore")
     with pytest.raises(ValueError, match="Unknown face order 'best'"):
         face_features(*models, portrait(), face="best")
