@@ -22,7 +22,8 @@ RECOGNISER_SIDE = 112
 class Face:
     """A face in a photo: ``box`` x1, y1, x2, y2 and ``keypoints`` [5, 2] in its pixels.
 
-    ``photo_size`` is (width, height); ``landmarks_only`` marks a face that only RetinaFace found.
+    ``photo_size`` is (width, height); ``landmarks_only`` marks a face that only RetinaFace found,
+    ``by_hand`` one whose points the user gave.
     """
 
     box: np.ndarray
@@ -30,6 +31,7 @@ class Face:
     keypoints: np.ndarray
     photo_size: tuple[int, int]
     landmarks_only: bool = False
+    by_hand: bool = False
 
     @property
     def centre(self) -> np.ndarray:
@@ -82,6 +84,31 @@ def find_faces(sessions: FaceSessions, photo: np.ndarray) -> list[Face]:
         return faces
     tries = [faces_at(detector, photo, share) for share in smaller]
     return max(tries, key=lambda found: found[0].score if found else 0.0, default=[])
+
+
+def face_by_hand(points: str, photo: np.ndarray) -> Face:
+    """Return the face at five points that the user gave, for faces that no detector finds.
+
+    ``points`` are the left eye, right eye, nose, left and right corner of the mouth, as they stand
+    in the picture: ten numbers, x and y of each, in percent of the photo. Raises ValueError if they
+    are not that.
+    """
+    height, width = photo.shape[:2]
+    try:
+        numbers = [float(part) for part in points.replace(";", " ").replace(",", " ").split()]
+        shares = np.array(numbers).reshape(5, 2) / 100
+    except ValueError:
+        shares = np.full((5, 2), np.nan)
+    if not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError(
+            f"face_points is '{points}', expected ten numbers from 0 to 100: x and y in percent of "
+            "the photo of left eye, right eye, nose, left and right corner of the mouth."
+        )
+    keypoints = shares * (width, height)
+    low, high = keypoints.min(0), keypoints.max(0)
+    margin = 0.6 * (high - low).max()  # a detector's box reaches about so far around the points
+    box = np.clip([*(low - margin), *(high + margin)], 0, [width, height, width, height])
+    return Face(box, 1.0, keypoints, (width, height), by_hand=True)
 
 
 def faces_at(detector: Any, photo: np.ndarray, share: float) -> list[Face]:

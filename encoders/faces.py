@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
 
 from .align import CROP, crop_matrix, warp
-from .detection import FACE_ORDERS, Face, face_vector, find_faces, order_faces
+from .detection import FACE_ORDERS, Face, face_by_hand, face_vector, find_faces, order_faces
 from .eva_clip import EvaClip, encode_pixels
 from .landmarks import landmark_faces, load_landmarks, matching_keypoints
 from .parsing import load_parser, parse_faces
@@ -141,7 +141,7 @@ def choose_face(
 def align_face(analysis: FaceAnalysis, photo: np.ndarray, face: Face) -> np.ndarray:
     """Return the 512x512 RGB crop of ``face``, by RetinaFace's keypoints where it is loaded."""
     keypoints = face.keypoints
-    if analysis.landmarks and not face.landmarks_only:
+    if analysis.landmarks and not (face.landmarks_only or face.by_hand):
         keypoints = matching_keypoints(face, landmark_faces(analysis.landmarks, photo))
     return warp(photo, crop_matrix(keypoints))
 
@@ -182,11 +182,13 @@ def face_features(
     on_no_face: str = "error",
     grayscale: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    face_points: str = "",
 ) -> PhotoFeatures:
     """Turn photos [B, H, W, C] of one person into features; one face drives both encoders.
 
     ``face`` is one of FACE_ORDERS and ``face_index`` counts in that order; ``progress(done, B)``
-    is called after each photo. A photo without a face is an error, is left out ("skip"), or leaves
+    is called after each photo. ``face_points`` takes the place of detection in every photo (see
+    face_by_hand). A photo without a face is an error, is left out ("skip"), or leaves
     nobody in the result at all ("plain model"). Raises ValueError naming the photo without a (or
     that) face.
     """
@@ -197,7 +199,8 @@ def face_features(
     photos = read_photos(images)
     try:
         for index, photo in enumerate(photos):
-            found = detect_faces(analysis, photo)
+            by_hand = face_points.strip()
+            found = [face_by_hand(by_hand, photo)] if by_hand else detect_faces(analysis, photo)
             record = choose_face(found, index, face, face_index, on_no_face)
             records.append(record)
             annotated.append(annotate(photo, record.faces, record.chosen))

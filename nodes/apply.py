@@ -17,7 +17,7 @@ from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.hooks import FluxUse
 from . import types
-from .encode import encode_faces, face_inputs
+from .encode import encode_faces, face_inputs, points_inputs
 
 
 def strength_inputs() -> list[io.Input]:
@@ -219,6 +219,7 @@ class PuLIDFluxApply(io.ComfyNode):
                 *injection_inputs(),
                 *face_inputs(optional=True),
                 *region_inputs(),
+                *points_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with the identity.")],
             hidden=[io.Hidden.unique_id],
@@ -228,7 +229,8 @@ class PuLIDFluxApply(io.ComfyNode):
     @classmethod
     def execute(cls, pulid_model: PulidModel, **inputs: Any) -> io.NodeOutput:
         # one node, not an expansion into two: of an expansion's list of models ComfyUI keeps one
-        names = {"eva_clip", "face_analysis", "image", *(i.id for i in face_inputs(optional=True))}
+        asked = (*face_inputs(optional=True), *points_inputs())
+        names = {"eva_clip", "face_analysis", "image", *(i.id for i in asked)}
         for_encode = {name: inputs.pop(name) for name in names & set(inputs)}
         encoded, _, shown = encode_faces(cls, pulid_model, **for_encode)
         applied = PuLIDFluxApplyIdentity.execute(

@@ -101,6 +101,21 @@ def face_inputs(optional: bool) -> list[io.Input]:
     ]
 
 
+def points_inputs() -> list[io.Input]:
+    """Return the input for a face that no detector finds; the last one, as files store them."""
+    return [
+        io.String.Input(
+            "face_points",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="For a face that is not found (a drawing, a close-up): left eye, right eye, "
+            "nose, left and right corner of the mouth, each x, y in percent of the photo. Empty: "
+            "find it.",
+        )
+    ]
+
+
 class PuLIDFluxEncodeIdentity(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -118,6 +133,7 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
                     "image", tooltip="A photo; a batch is several photos of the same person."
                 ),
                 *face_inputs(optional=False),
+                *points_inputs(),
             ],
             outputs=[
                 types.Identity.Output(display_name="identity"),
@@ -153,6 +169,7 @@ def encode_faces(
     fusion_weight_min: float = 0.0,
     train_step: int = 1000,
     prior_image: Tensor | None = None,
+    face_points: str = "",
 ) -> tuple[Encoded, Tensor, dict[str, list]]:
     """Encode ``image`` by a node's inputs: the result, the photos with boxes, what to show."""
     links = {"eva_clip": eva_clip, "face_analysis": face_analysis, "image": image}
@@ -162,7 +179,7 @@ def encode_faces(
         Encoders(pulid_model.id_encoder, eva_clip, face_analysis),
         image,
         prior_image,
-        Question(face, face_index, on_no_face, grayscale, options),
+        Question(face, face_index, on_no_face, grayscale, options, face_points),
     )
     photos = annotated(image, encoded)
     return encoded, photos, shown_faces(node, encoded, image, photos.shape[1:3], face)
@@ -191,11 +208,11 @@ def describe_faces(
             "picture": picture,
             "order": order,
             "chosen": record.chosen,
-            "boxes": [[float(v) / s for v, s in zip(f.box, edges, strict=True)] for f in faces],
-            "scores": [float(f.score) for f in faces],
+            "boxes": [[float(v) / s for v, s in zip(f.box, edges, strict=True)] for f in found],
+            "scores": [float(f.score) for f in found],
         }
         for record, picture in zip(records, pictures, strict=True)
-        if (faces := record.faces)
+        for found in (record.faces,)
     ]
 
 

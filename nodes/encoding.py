@@ -45,6 +45,7 @@ class Question:
     on_no_face: str
     grayscale: bool
     fusion: FusionOptions
+    face_points: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ def encode_anew(
     """Find the faces, look at them and encode them."""
     faces, eva = encoders.faces, encoders.eva
     which = (question.face, question.face_index, question.on_no_face, question.grayscale)
-    features = face_features(faces, eva, image, *which, Progress())
+    features = face_features(faces, eva, image, *which, Progress(), question.face_points)
     if not len(features.crops):
         crops = features.crops.to(torch.uint8)
         return Encoded(nobody(encoders.id_encoder), crops, features.photos, features.arcface)

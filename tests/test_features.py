@@ -387,3 +387,34 @@ def test_nothing_is_written_beside_the_models(models):
         "glintr100.onnx",
         "scrfd_10g_bnkps.onnx",
     ]
+
+
+# Points by hand
+
+
+def hidden_face() -> Image.Image:
+    """A face that no detector finds: the portrait turned upside down."""
+    return astronaut().resize((512, 512)).transpose(Image.Transpose.ROTATE_180)
+
+
+def test_five_points_by_hand_stand_for_a_face_that_is_not_found(models):
+    """The points of the upright portrait, turned with it, give the upright portrait's person."""
+    upright = face_features(*models, batch(astronaut()))
+    (record,) = upright.photos
+    turned = 100 * (511 - record.faces[record.chosen].keypoints) / 512  # pixels end at 511
+    points = ", ".join(f"{x:.4f}, {y:.4f}" for x, y in turned)
+    found = face_features(*models, batch(hidden_face()), face_points=points)
+    assert found.photos[0].faces[0].by_hand
+    # the crop is turned back by the alignment; the resampling differs by a grey level or two
+    assert (found.aligned - upright.aligned).abs().mean() < 0.01
+    cosine = torch.nn.functional.cosine_similarity(found.arcface, upright.arcface)
+    assert cosine > 0.98
+    x1, y1, x2, y2 = found.photos[0].faces[0].box
+    assert x1 < turned[:, 0].min() * 5.12 and y2 > turned[:, 1].max() * 5.12
+    assert 0 <= x1 < x2 <= 512 and 0 <= y1 < y2 <= 512
+
+
+@pytest.mark.parametrize("points", ["1 2 3", "a", "1,2,3,4,5,6,7,8,9,101", "-1 2 3 4 5 6 7 8 9 10"])
+def test_points_that_are_none_are_named(models, points):
+    with pytest.raises(ValueError, match="face_points is '.*expected ten numbers from 0 to 100"):
+        face_features(*models, batch(astronaut()), face_points=points)
