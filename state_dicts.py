@@ -10,6 +10,7 @@ from pathlib import Path
 
 import comfy.utils
 import torch
+from safetensors import safe_open
 
 
 def megabytes(path: Path) -> str:
@@ -66,6 +67,14 @@ def read_state_dict(path: Path, expected: str) -> dict[str, torch.Tensor]:
             )
     check_numbers(tensors, path)
     return dict(tensors)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a .safetensors file that has been read before; others have none."""
+    if path.suffix.lower() not in (".safetensors", ".sft"):
+        return {}
+    with safe_open(str(path), framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def check_numbers(tensors: Mapping[str, torch.Tensor], path: Path) -> None:

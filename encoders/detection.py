@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from comfy.model_patcher import ModelPatcher
 
 from .packages import require
 from .sessions import DETECTOR_SIDE, FaceSessions
-from .weights import on_device
 
 # The share of the detector's 640 pixels that the photo fills. The whole comes first, as the authors
 # do; where that finds no face, it may be too large, and the photo is shrunk and gets a margin.
@@ -71,13 +69,13 @@ def order_faces(faces: list[Face], face: str) -> list[Face]:
     return sorted(faces, key=lambda one: (key(one), *one.box.tolist()))
 
 
-def find_faces(sessions: ModelPatcher, photo: np.ndarray) -> list[Face]:
+def find_faces(sessions: FaceSessions, photo: np.ndarray) -> list[Face]:
     """Find the faces of ``photo`` (RGB uint8), best score first; empty if there are none.
 
     A photo without a face at full size is tried smaller; the size with the best score counts,
     because the keypoints of a face that is barely found lie badly.
     """
-    detector = on_device(sessions).get("detection")
+    detector = sessions.get("detection")
     first, *smaller = SHARES
     faces = faces_at(detector, photo, first)
     if faces:
@@ -123,14 +121,14 @@ def place(photo: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def face_vector(
-    sessions: ModelPatcher, photo: np.ndarray, face: Face, crop: np.ndarray
+    sessions: FaceSessions, photo: np.ndarray, face: Face, crop: np.ndarray
 ) -> np.ndarray:
     """Return the recogniser's raw vector [512] of ``face``.
 
     It sees ``photo`` under the detector's keypoints; for a face that only RetinaFace found, the
     aligned ``crop`` (RGB uint8) at 112 pixels, as the authors do.
     """
-    recogniser: FaceSessions = on_device(sessions).get("recognition")
+    recogniser = sessions.get("recognition")
     if face.landmarks_only:
         cv2 = require("cv2", "Encode PuLID Identity")
         small = cv2.resize(crop[:, :, ::-1], (RECOGNISER_SIDE, RECOGNISER_SIDE))

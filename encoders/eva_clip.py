@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,20 +24,15 @@ EXPECTED = "EVA02_CLIP_L_336_psz14_s6B.pt (EVA02-CLIP-L-14-336, about 856 MB)"
 PURPOSE = "Load EVA-CLIP"
 OLDEST_TIMM = (1, 0, 22)
 HEAD_DIM = 64
-# The side, in patches, of the pictures that EVA-CLIP's rotary positions were trained on: 224 / 14.
-ROPE_SIDE = 16
 SCALES = 5
-
-# timm's names of the parts, and the original's.
-ORIGINAL_NAMES = (
-    ("attn.q_proj.bias", "attn.q_bias"),
-    ("attn.v_proj.bias", "attn.v_bias"),
-    ("attn.norm.", "attn.inner_attn_ln."),
-    ("mlp.norm.", "mlp.ffn_ln."),
-    ("mlp.fc1_g.", "mlp.w1."),
-    ("mlp.fc1_x.", "mlp.w2."),
-    ("mlp.fc2.", "mlp.w3."),
-)
+# open_clip's name of the tower; its description names timm's.
+DESCRIPTION = "EVA02-L-14-336"
+# The keys by which a tower of another make is told, in the original's names and in timm's: the
+# norm inside attention, and the gate, from which the width inside the MLP is read.
+ORIGINAL_KEYS = ("blocks.0.attn.inner_attn_ln.weight", "blocks.0.mlp.w1.weight")
+TIMM_KEYS = ("blocks.0.attn.norm.weight", "blocks.0.mlp.fc1_g.weight")
+BLOCK = re.compile(r"\bblocks\.\d+\.")
+PART = re.compile(r"blocks\.\d+\.|patch_embed\.|norm\.|head\.|pos_embed$|cls_token$")
 
 # EVA-CLIP towers of the same make that PuLID was not trained with: width, depth, picture side.
 OTHER_TOWERS = {
@@ -71,16 +66,18 @@ def load_eva_clip(path: Path) -> EvaClip:
     """Load EVA-CLIP's picture tower from the original file, open_clip's, or timm's.
 
     Raises FileNotFoundError, ValueError for another model or a damaged file (naming the key), and
-    RuntimeError where timm is missing.
+    RuntimeError where timm or open_clip is missing.
     """
     check_timm()
+    require("open_clip", PURPOSE)
     path = Path(path)
-    tensors, name_in_file = picture_tower(read_state_dict(path, EXPECTED), path)
-    sizes = read_sizes(tensors, path)
+    tensors, prefix = picture_tower(read_state_dict(path, EXPECTED), path)
+    sizes = read_sizes(tensors, prefix, path)
     model = build_tower(sizes)
+    renamed, name_in_file = rename_for_timm(tensors, prefix, model)
     half = comfy.model_management.should_use_fp16(comfy.model_management.text_encoder_device())
     # bfloat16 would cost about 1 % on the hidden states, float16 a tenth of that.
-    load_strictly(model, tensors, path, torch.float16 if half else torch.float32, name_in_file)
+    load_strictly(model, renamed, path, torch.float16 if half else torch.float32, name_in_file)
     return EvaClip(patcher=hold(model), image_size=sizes.side * sizes.patch, name=path.name)
 
 
@@ -96,9 +93,9 @@ def check_timm() -> None:
 
 
 def picture_tower(
-    tensors: dict[str, torch.Tensor], path: Path
-) -> tuple[dict[str, torch.Tensor], Callable[[str], str]]:
-    """Return the tower's tensors under timm's names, and the way back to the names in the file."""
+    tensors: Mapping[str, torch.Tensor], path: Path
+) -> tuple[dict[str, torch.Tensor], str]:
+    """Return the picture tower's tensors, named as in the file, and the prefix of those names."""
     prefixes = ("visual.trunk.", "visual.", "")
     prefix = next((p for p in prefixes if f"{p}patch_embed.proj.weight" in tensors), None)
     if prefix is None or f"{prefix}blocks.0.attn.q_proj.weight" not in tensors:
@@ -107,55 +104,38 @@ def picture_tower(
             f"{path} is not EVA02-CLIP's picture tower. Expected {EXPECTED}; found {len(tensors)} "
             f"tensors such as {some}."
         )
-    original = any(".w1." in key or "inner_attn_ln" in key for key in tensors)
-    renames = ORIGINAL_NAMES if original else ()
-
-    def name_in_file(key: str) -> str:
-        for ours, theirs in renames:
-            key = key.replace(ours, theirs)
-        return prefix + key
-
-    tower = {}
-    for key, value in tensors.items():
-        # Rotary tables are computed, not read.
-        if key.startswith(prefix) and ".rope." not in f".{key}":
-            key = key[len(prefix) :]
-            for ours, theirs in renames:
-                key = key.replace(theirs, ours)
-            tower[key] = value
-    return tower, name_in_file
+    # Rotary tables are computed, not read.
+    tower = {k: v for k, v in tensors.items() if k.startswith(prefix) and ".rope." not in f".{k}"}
+    return tower, prefix
 
 
-def read_sizes(tensors: dict[str, torch.Tensor], path: Path) -> TowerSizes:
+def read_sizes(tensors: Mapping[str, torch.Tensor], prefix: str, path: Path) -> TowerSizes:
     """Read every size from the shapes; ValueError if they are not those of EVA02-CLIP for PuLID."""
-    wanted = (
-        "pos_embed",
-        "head.weight",
-        "blocks.0.attn.norm.weight",
-        "blocks.0.mlp.fc1_g.weight",
-    )
-    for key in wanted:
-        if key not in tensors:
+    tower = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    original = any(".w1." in key or "inner_attn_ln" in key for key in tower)
+    norm, gate = ORIGINAL_KEYS if original else TIMM_KEYS
+    for key in ("pos_embed", "head.weight", norm, gate):
+        if key not in tower:
             raise ValueError(
-                f"{path} is not the EVA-CLIP that PuLID uses: it has no {key} (timm's name). "
+                f"{path} is not the EVA-CLIP that PuLID uses: it has no {prefix}{key}. "
                 f"Expected {EXPECTED}."
             )
-    width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
-    blocks = {int(m[1]) for key in tensors if (m := re.match(r"blocks\.(\d+)\.", key))}
-    side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
+    width, _, patch, _ = tower["patch_embed.proj.weight"].shape
+    blocks = {int(m[1]) for key in tower if (m := re.match(r"blocks\.(\d+)\.", key))}
+    positions = tower["pos_embed"].shape[1]
+    side = math.isqrt(positions - 1)
     sizes = TowerSizes(
         width=width,
         depth=max(blocks) + 1,
         patch=patch,
         side=side,
-        hidden=tensors["blocks.0.mlp.fc1_g.weight"].shape[0],
-        output=tensors["head.weight"].shape[0],
+        hidden=tower[gate].shape[0],
+        output=tower["head.weight"].shape[0],
     )
     found = f"width {width}, {sizes.depth} blocks, {side * patch} pixels"
     other = OTHER_TOWERS.get((width, sizes.depth, side * patch))
     if other:
         raise ValueError(f"{path} is {other}: {found}. PuLID needs {EXPECTED}.")
-    positions = tensors["pos_embed"].shape[1]
     if width % HEAD_DIM or sizes.depth <= SCALES or side * side + 1 != positions:
         raise ValueError(
             f"{path} has sizes that no EVA02-CLIP tower has ({found}, {positions} positions). "
@@ -165,35 +145,60 @@ def read_sizes(tensors: dict[str, torch.Tensor], path: Path) -> TowerSizes:
 
 
 def build_tower(sizes: TowerSizes) -> torch.nn.Module:
-    """Build timm's Eva without weights (on the meta device), its rotary tables computed."""
-    eva = require("timm.models.eva", PURPOSE)
+    """Build the tower that open_clip describes, in ``sizes`` and without weights (meta device).
+
+    Its rotary tables are in no file: they are computed here, on the CPU.
+    """
+    timm = require("timm", PURPOSE)
     layers = require("timm.layers", PURPOSE)
+    described = require("open_clip", PURPOSE).get_model_config(DESCRIPTION)["vision_cfg"]
     heads = sizes.width // HEAD_DIM
     with torch.device("meta"):
-        model = eva.Eva(
+        model = timm.create_model(
+            described["timm_model_name"],
+            global_pool=described["timm_pool"],
             img_size=sizes.side * sizes.patch,
             patch_size=sizes.patch,
             num_classes=sizes.output,
-            global_pool="token",
             embed_dim=sizes.width,
             depth=sizes.depth,
             num_heads=heads,
-            qkv_fused=False,
             # timm multiplies and cuts; the half keeps the product above the whole number.
             mlp_ratio=(sizes.hidden + 0.5) / sizes.width,
-            swiglu_mlp=True,
-            scale_mlp=True,
-            scale_attn_inner=True,
-            use_rot_pos_emb=True,
-            ref_feat_shape=(ROPE_SIDE, ROPE_SIDE),
         )
     model.rope = layers.RotaryEmbeddingCat(
         sizes.width // heads,
         in_pixels=False,
         feat_shape=[sizes.side, sizes.side],
-        ref_feat_shape=[ROPE_SIDE, ROPE_SIDE],
+        ref_feat_shape=model.rope.ref_feat_shape,
     )
     return model
+
+
+def rename_for_timm(
+    tensors: Mapping[str, torch.Tensor], prefix: str, model: torch.nn.Module
+) -> tuple[dict[str, torch.Tensor], Callable[[str], str]]:
+    """Return the tensors under the names of ``model``, and the way back to those in the file.
+
+    timm's own filter renames. The tensors it hands on are the file's, which tells the way back; a
+    key that the file lacks is named after the same one of another block.
+    """
+    # The filter takes other models as well, whose marks must not lead it astray.
+    known = {k: v for k, v in tensors.items() if PART.match(k.removeprefix(prefix))}
+    renamed = require("timm.models.eva", PURPOSE).checkpoint_filter_fn(known, model)
+    renamed |= {k.removeprefix(prefix): v for k, v in tensors.items() if k not in known}
+    names = {id(value): key for key, value in tensors.items()}
+    in_file = {key: names.get(id(value), prefix + key) for key, value in renamed.items()}
+    alike = {BLOCK.sub("#", key): name for key, name in in_file.items()}
+
+    def name_in_file(key: str) -> str:
+        if key in in_file:
+            return in_file[key]
+        number = BLOCK.search(key)
+        other = alike.get(BLOCK.sub("#", key), prefix + key)
+        return BLOCK.sub(number[0], other) if number else other
+
+    return renamed, name_in_file
 
 
 def hidden_blocks(depth: int) -> list[int]:

@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
 
-from .align import crop_matrix, warp
+from .align import CROP, crop_matrix, warp
 from .detection import FACE_ORDERS, Face, face_vector, find_faces, order_faces
 from .eva_clip import EvaClip, encode_pixels
 from .landmarks import landmark_faces, load_landmarks, matching_keypoints
 from .parsing import load_parser, parse_faces
 from .photo import annotate, prepare_photo
 from .pixels import normalise, whiten
-from .sessions import open_sessions
+from .providers import PROVIDER_CHOICES
+from .sessions import FaceSessions, open_sessions
 
 __all__ = [
     "FACE_ORDERS",
@@ -36,22 +37,23 @@ __all__ = [
     "prepare_photo",
 ]
 
-ON_NO_FACE = ("error", "skip")
-PROVIDER_CHOICES = ("auto", "CPU", "CUDA", "ROCM", "CoreML", "DirectML")
+ON_NO_FACE = ("error", "skip", "plain model")
 
 
 @dataclass(frozen=True)
 class FaceAnalysis:
     """The loaded face models: insightface's pack at ``pack`` on ``provider``, parser, RetinaFace.
 
-    ``sessions`` holds a FaceSessions; ``landmarks`` is None where the pack's keypoints are used.
+    ``provider`` is what really runs; ``landmarks`` is None where the pack's keypoints are used;
+    ``notes`` are sentences that the user should read.
     """
 
-    sessions: ModelPatcher
+    sessions: FaceSessions
     provider: str
     parser: ModelPatcher
     landmarks: ModelPatcher | None
     pack: Path
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class PhotoFeatures:
 
     id_cond [M, 512+E]; hidden: five [M, 1+P, W]; crops [M, 512, 512, 3], whitened, as EVA-CLIP saw
     them; aligned [M, 512, 512, 3]; annotated [B, H, W, 3] of all B photos; arcface [M, 512], raw.
+    With no photo left (M = 0), id_cond and arcface are [0] and hidden is empty.
     """
 
     id_cond: torch.Tensor
@@ -90,16 +93,17 @@ def load_face_analysis(
 ) -> FaceAnalysis:
     """Load insightface's model pack, the parsing model, and RetinaFace if a file is given.
 
-    ``provider`` is one of PROVIDER_CHOICES. Raises FileNotFoundError, ValueError or RuntimeError
-    with what was looked for and found; never downloads.
+    ``provider`` is one of PROVIDER_CHOICES, or version 0.1's ROCM. Raises FileNotFoundError,
+    ValueError or RuntimeError with what was looked for and found; never downloads.
     """
-    sessions, used = open_sessions(Path(pack), provider)
+    sessions, notes = open_sessions(Path(pack), provider)
     return FaceAnalysis(
         sessions=sessions,
-        provider=used,
+        provider=sessions.at_work,
         parser=load_parser(parsing),
         landmarks=load_landmarks(landmarks) if landmarks else None,
-        pack=sessions.model.pack,
+        pack=sessions.pack,
+        notes=notes,
     )
 
 
@@ -119,12 +123,12 @@ def choose_face(
     faces: list[Face], index: int, face: str, face_index: int, on_no_face: str
 ) -> PhotoRecord:
     """Put the faces of photo ``index`` in order and choose one; ValueError names the photo."""
-    if not faces and on_no_face == "skip":
+    if not faces and on_no_face != "error":
         return PhotoRecord(index, (), None)
     if not faces:
         raise ValueError(
             f"No face was found in image {index} of the batch (counted from 0). Use a sharp photo "
-            f"with the face upright and mostly visible, or set on_no_face to skip."
+            f"with the face upright and mostly visible, or set on_no_face to skip or plain model."
         )
     if not 0 <= face_index < len(faces):
         raise ValueError(
@@ -182,24 +186,32 @@ def face_features(
     """Turn photos [B, H, W, C] of one person into features; one face drives both encoders.
 
     ``face`` is one of FACE_ORDERS and ``face_index`` counts in that order; ``progress(done, B)``
-    is called after each photo. Raises ValueError naming the photo without a (or that) face.
+    is called after each photo. A photo without a face is an error, is left out ("skip"), or leaves
+    nobody in the result at all ("plain model"). Raises ValueError naming the photo without a (or
+    that) face.
     """
     if on_no_face not in ON_NO_FACE:
         raise ValueError(f"on_no_face is {on_no_face!r}; choose one of {', '.join(ON_NO_FACE)}.")
     order_faces([], face)
     records, annotated, seen = [], [], []
     photos = read_photos(images)
-    for index, photo in enumerate(photos):
-        found = detect_faces(analysis, photo)
-        record = choose_face(found, index, face, face_index, on_no_face)
-        records.append(record)
-        annotated.append(annotate(photo, record.faces, record.chosen))
-        if record.chosen is not None:
-            seen.append(look_at(analysis, photo, record.faces[record.chosen], grayscale))
-        if progress:
-            progress(index + 1, len(photos))
-    if not seen:
-        raise ValueError(f"None of the {len(photos)} images has a face, so nothing is left to use.")
+    try:
+        for index, photo in enumerate(photos):
+            found = detect_faces(analysis, photo)
+            record = choose_face(found, index, face, face_index, on_no_face)
+            records.append(record)
+            annotated.append(annotate(photo, record.faces, record.chosen))
+            if record.chosen is not None:
+                seen.append(look_at(analysis, photo, record.faces[record.chosen], grayscale))
+            if progress:
+                progress(index + 1, len(photos))
+    finally:
+        analysis.sessions.rest()
+    if not seen or (on_no_face == "plain model" and len(seen) < len(photos)):
+        nothing, crop = torch.zeros(0), torch.zeros(0, CROP, CROP, 3)
+        return PhotoFeatures(
+            nothing, (), crop, crop, torch.stack(annotated), tuple(records), nothing
+        )
     aligned, crops, arcface = (torch.stack(values) for values in zip(*seen, strict=True))
     pooled, hidden = encode_pixels(eva, normalise(crops, eva.image_size))
     return PhotoFeatures(

@@ -14,6 +14,7 @@ PIP_NAMES = {
     "facexlib": "facexlib",
     "insightface": "insightface",
     "onnxruntime": "onnxruntime",
+    "open_clip": "open_clip_torch",
     "timm": "timm",
 }
 

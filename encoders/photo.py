@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .detection import Face
 
 LONG_EDGE = 1024
+BAND = 1 << 20  # values that are converted at a time
 CHOSEN, OTHER = (46, 204, 64), (255, 200, 0)
 
 
@@ -22,20 +23,34 @@ def prepare_photo(image: torch.Tensor) -> np.ndarray:
         raise ValueError(
             f"expected an image [height, width, 1, 3 or 4 channels], found {list(image.shape)}"
         )
-    image = image.detach().float().cpu()
-    if not torch.isfinite(image).all():
-        raise ValueError("it holds NaN or infinite values; a node before this one produced them")
-    image = image.clamp(0, 1)
-    if image.shape[-1] == 4:
-        colour, alpha = image[..., :3], image[..., 3:]
-        image = colour * alpha + (1 - alpha)
-    pixels = image.mul(255).round().to(torch.uint8).expand(*image.shape[:2], 3).numpy()
-    height, width = pixels.shape[:2]
-    shrink = LONG_EDGE / max(height, width)
-    if shrink >= 1:
-        return np.ascontiguousarray(pixels)
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    pixels = Image.fromarray(to_bytes(image.detach()))
+    shrink = LONG_EDGE / max(pixels.size)
+    if shrink < 1:
+        size = [max(1, round(edge * shrink)) for edge in pixels.size]
+        pixels = pixels.resize(size, Image.Resampling.LANCZOS)
+    return np.array(pixels)
+
+
+def to_bytes(image: torch.Tensor) -> np.ndarray:
+    """Return [H, W, C] in 0..1 as [H, W, 3] uint8, on white where it is transparent.
+
+    It goes in bands, so that a photo of 100 megapixels is never held in float a second time.
+    """
+    height, width, channels = image.shape
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    rows = max(1, BAND // (width * channels))
+    for top in range(0, height, rows):
+        band = image[top : top + rows].float().cpu()
+        if not torch.isfinite(band).all():
+            raise ValueError(
+                "it holds NaN or infinite values; a node before this one produced them"
+            )
+        band = band.clamp(0, 1)
+        if channels == 4:
+            colour, alpha = band[..., :3], band[..., 3:]
+            band = colour * alpha + (1 - alpha)
+        pixels[top : top + rows] = band.mul(255).round().to(torch.uint8).numpy()
+    return pixels
 
 
 def annotate(photo: np.ndarray, faces: tuple[Face, ...], chosen: int | None) -> torch.Tensor:

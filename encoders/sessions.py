@@ -1,4 +1,4 @@
-"""insightface's detector and recogniser: finding their files, provider, and life in memory."""
+"""insightface's detector and recogniser: finding their files, opening them, life in memory."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
-import torch
-from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP
-
 from ..state_dicts import check_download, megabytes
 from .packages import require
+from .providers import (
+    CPU,
+    PROVIDERS,
+    PURPOSE,
+    choose_provider,
+    prepare_libraries,
+    provider_arguments,
+)
 
 log = logging.getLogger(__name__)
 
-PURPOSE = "Load InsightFace"
 DETECTOR_SIDE = 640
 THRESHOLD = 0.5
 
@@ -32,36 +34,8 @@ ANTELOPEV2 = {
         "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf",
     ),
 }
+RECOGNISER = "glintr100.onnx"
 WANTED = "scrfd_10g_bnkps.onnx (detector, 16.9 MB) and glintr100.onnx (recogniser, 260.7 MB)"
-
-PROVIDERS = {
-    "CUDA": "CUDAExecutionProvider",
-    "ROCM": "ROCMExecutionProvider",
-    "CoreML": "CoreMLExecutionProvider",
-    "DirectML": "DmlExecutionProvider",
-    "CPU": "CPUExecutionProvider",
-}
-
-
-def choose_provider(provider: str) -> str:
-    """Return the provider to use: ``auto`` takes the first that onnxruntime offers.
-
-    Raises ValueError, listing what is offered, for one that is not.
-    """
-    onnxruntime = require("onnxruntime", PURPOSE)
-    available = onnxruntime.get_available_providers()
-    offered = [name for name, full in PROVIDERS.items() if full in available]
-    if provider == "auto":
-        return offered[0]
-    if provider not in PROVIDERS:
-        raise ValueError(f"Unknown provider {provider!r}; choose auto or one of {list(PROVIDERS)}.")
-    if provider not in offered:
-        raise ValueError(
-            f"onnxruntime does not offer the provider {provider} here; it offers "
-            f"{', '.join(offered)}. Choose auto or one of these, or install the onnxruntime build "
-            f"for {provider} in place of the present one."
-        )
-    return provider
 
 
 def find_models(pack: Path) -> list[Path]:
@@ -86,15 +60,14 @@ def find_models(pack: Path) -> list[Path]:
     )
 
 
-class FaceSessions(torch.nn.Module):
-    """The two onnxruntime models of a pack; a module so that the host can evict them.
+class FaceSessions:
+    """The two onnxruntime models of a pack, on ``provider`` (a key of PROVIDERS).
 
-    onnxruntime's memory cannot be moved, so unloading drops the sessions and the next use makes
-    them anew.
+    onnxruntime's memory is its own: the host can neither move it nor count it. On the CPU the
+    sessions live as long as this object; on an accelerator, from the first use to ``rest``.
     """
 
     def __init__(self, pack: Path, provider: str):
-        super().__init__()
         self.files = find_models(pack)
         self.pack = self.files[0].parent
         self.provider = provider
@@ -106,11 +79,25 @@ class FaceSessions(torch.nn.Module):
         if not self.models:
             self.models = open_models(self.files, self.pack, self.provider)
             self.loads += 1
+            if self.loads > 1 and self.at_work != self.provider:
+                log.warning("%s could not be started again; the CPU does it.", self.provider)
         return self.models[task]
 
-    def release(self) -> None:
-        """Drop the sessions and their memory."""
-        self.models = {}
+    @property
+    def at_work(self) -> str:
+        """What the open sessions really run on: the provider, or the CPU where it did not start."""
+        running = {model.session.get_providers()[0] for model in self.models.values()}
+        return self.provider if running == {PROVIDERS[self.provider]} else CPU
+
+    @property
+    def recogniser(self) -> str:
+        """The file name of the recogniser, whose vectors PuLID reads."""
+        return Path(self.get("recognition").model_file).name
+
+    def rest(self) -> None:
+        """Give an accelerator's memory back until the next use."""
+        if self.models and self.at_work != CPU:
+            self.models = {}
 
 
 def open_models(files: list[Path], pack: Path, provider: str) -> dict[str, Any]:
@@ -147,11 +134,8 @@ def open_model(file: Path, provider: str) -> Any:
     size = ANTELOPEV2.get(file.name, (0, ""))[0]
     expected = f"{size / 1e6:.1f} MB" if size else "an ONNX model"
     check_download(file, f"{file.name} ({expected})")
-    wanted = [PROVIDERS[provider]]
-    if provider != "CPU":
-        wanted.append(PROVIDERS["CPU"])
     try:
-        return model_zoo.get_model(str(file), providers=wanted)
+        return model_zoo.get_model(str(file), **provider_arguments(provider))
     except Exception as error:  # onnx and onnxruntime have no common class for a damaged file
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
@@ -160,41 +144,38 @@ def open_model(file: Path, provider: str) -> Any:
         ) from error
 
 
-def open_sessions(pack: Path, provider: str) -> tuple[ModelPatcher, str]:
-    """Open the pack with ``provider`` ("auto" or a key of PROVIDERS), under the host's care.
+def open_sessions(pack: Path, provider: str) -> tuple[FaceSessions, tuple[str, ...]]:
+    """Open the pack with ``provider`` ("auto" or a key of PROVIDERS).
 
-    Returns the patcher of a FaceSessions and the provider at work. Raises as the functions above,
-    and RuntimeError where onnxruntime offers the chosen accelerator but cannot start it.
+    Returns the sessions and notes for the user: what they really run on where that is not what
+    was asked for, and a pack that PuLID was not trained with. Raises as the functions above.
     """
     require("insightface", PURPOSE)
-    chosen = choose_provider(provider)
+    chosen, notes = choose_provider(provider)
+    prepare_libraries(chosen)
     sessions = FaceSessions(pack, chosen)
-    at_work = sessions.get("recognition").session.get_providers()[0]
-    names = {full: name for name, full in PROVIDERS.items()}
-    actual = names.get(at_work, at_work)
-    if actual != chosen:
-        if provider != "auto":
-            raise RuntimeError(
-                f"onnxruntime offers {chosen} but could not start it (it fell back to {actual}). "
-                f"Choose CPU or auto, or repair the {chosen} libraries."
-            )
-        log.warning("onnxruntime could not start %s; the face models run on %s.", chosen, actual)
+    recogniser = sessions.recogniser
+    if sessions.at_work != chosen:
+        notes += (
+            f"onnxruntime offers {chosen} but could not start it: the face models run on the "
+            f"{sessions.at_work}. Its libraries are missing or of another version (the log has "
+            f"onnxruntime's own lines).",
+        )
+    if not is_antelopev2(recogniser):
+        notes += (
+            f"{sessions.pack.name} is not antelopev2 (its recogniser is {recogniser}): another "
+            f"face space, low likeness. PuLID was trained with antelopev2's {RECOGNISER}.",
+        )
     compare_with_published(sessions)
-    cpu = torch.device("cpu")
-    patcher = ModelPatcher(
-        sessions,
-        load_device=cpu if actual == "CPU" else comfy.model_management.get_torch_device(),
-        offload_device=cpu,
-        size=sum(Path(m.model_file).stat().st_size for m in sessions.models.values()),
-    )
-    patcher.add_callback(CallbacksMP.ON_DETACH, release_sessions)
-    return patcher, actual
+    return sessions, notes
 
 
-def release_sessions(patcher: ModelPatcher, unloaded: bool) -> None:
-    """Drop the sessions when the host unloads them; it also detaches, and keeps, on each load."""
-    if unloaded:
-        patcher.model.release()
+def is_antelopev2(recogniser: str) -> bool:
+    """Return whether a recogniser of this file name gives the vectors that PuLID was trained with.
+
+    The name decides, so that a model made to take its place may do so.
+    """
+    return recogniser == RECOGNISER
 
 
 def compare_with_published(sessions: FaceSessions) -> None:

@@ -19,7 +19,7 @@ def load_strictly(
     dtype: torch.dtype,
     name_in_file: Callable[[str], str] = str,
 ) -> None:
-    """Give ``model`` (built on the meta device) exactly ``tensors``, in ``dtype``.
+    """Give ``model`` (built on the meta device) copies of exactly ``tensors``, in ``dtype``.
 
     ``name_in_file`` turns a key of the model into the key of the file, for messages. Raises
     ValueError naming the first missing, unexpected or mis-sized key, or whole numbers for weights.
@@ -34,7 +34,10 @@ def load_strictly(
                 f"file again or choose the right one."
             )
     model.requires_grad_(False)
-    ready = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+    # Copies: a tensor that stays mapped from its file changes, or crashes, when that is replaced.
+    ready = {
+        k: v.to(dtype if v.is_floating_point() else v.dtype, copy=True) for k, v in tensors.items()
+    }
     model.load_state_dict(ready, strict=True, assign=True)
     model.eval()
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .identity import Identity
 
 FORMAT, VERSION = "pulid-flux-identity", "1"
+LEFTOVER = (".saving-", ".tmp")  # how a file is called until it is finished
+LEFTOVER_AGE = 3600.0  # seconds; a younger one may still be written
 PREVIEW_SIDE = 256  # long edge of the picture that may ride along
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{n}{i}" for n in ("COM", "LPT") for i in range(1, 10))}
 
@@ -40,27 +44,89 @@ def save_identity(
     path: Path,
     dtype: torch.dtype = torch.float32,
     preview: Tensor | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write ``identity`` to ``path``; the file is there whole or not at all.
 
-    ``preview`` [H, W, 3] in 0..1 is kept small, as bytes.
+    ``preview`` [H, W, 3] in 0..1 is kept small, as bytes. Raises ValueError if there is such a file
+    and it is not to be overwritten, or the identity is nobody's; RuntimeError naming folder and
+    reason if it cannot be written.
     """
+    if identity.is_nobody:
+        raise ValueError(
+            f"The identity '{path.stem}' is empty, since no photo had a face: there is nothing to "
+            "save. Use a photo with a face."
+        )
     tensors = {
         "id_tokens": identity.id_tokens.to(dtype).contiguous(),
         "uncond_id_tokens": identity.uncond_id_tokens.to(dtype).contiguous(),
     }
     if preview is not None:
         tensors["preview"] = small_picture(preview)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".saving-", suffix=".tmp")
-    os.close(handle)
+    content = save(tensors, metadata={"format": FORMAT, "version": VERSION})
     try:
-        save_file(tensors, name, metadata={"format": FORMAT, "version": VERSION})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        made = write_whole(content, path, overwrite)
+    except OSError as error:
+        raise RuntimeError(
+            f"The identity '{path.stem}' could not be saved in {path.parent}: "
+            f"{error.strerror or error}. Make room there, or make the folder writable."
+        ) from error
+    if not made:
+        raise ValueError(
+            f"There is an identity '{path.stem}' already ({path}). Choose another name, or "
+            "switch overwrite on."
+        )
+
+
+def write_whole(content: bytes, path: Path, overwrite: bool) -> bool:
+    """Write a file in one step; return False if it exists and is not to be overwritten."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=LEFTOVER[0], suffix=LEFTOVER[1])
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         os.chmod(name, 0o644)  # mkstemp's files are for their owner alone
+        if not overwrite:
+            return put_in_place(name, path)
         os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
+        return True
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def put_in_place(name: str, path: Path) -> bool:
+    """Give the file ``name`` its place, or return False if that is taken; one of several wins."""
+    try:
+        os.link(name, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError:  # this disk has no hard links (FAT, some network drives)
+        return claim_place(name, path)
+
+
+def claim_place(name: str, path: Path) -> bool:
+    """Do the same with an empty file that only one can make; the finished one replaces it."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    try:
+        os.replace(name, path)
+    except OSError:
+        os.unlink(path)
         raise
+    return True
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove unfinished files of runs that were ended while they saved."""
+    for path in folder.glob("*".join(LEFTOVER)):
+        with contextlib.suppress(OSError):  # somebody else's, or gone by now
+            if time.time() - path.stat().st_mtime > LEFTOVER_AGE:
+                path.unlink()
 
 
 def load_identity(path: Path) -> tuple[Identity, Tensor | None]:
@@ -73,7 +139,8 @@ def load_identity(path: Path) -> tuple[Identity, Tensor | None]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            # copied: the file is mapped, and may be overwritten while the identity is in use
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size
         raise ValueError(
@@ -127,6 +194,11 @@ def blend(identities: list[Identity], weights: list[float], spherical: bool) -> 
     and lengths linearly, so that a mix of two is not weaker than either. Raises ValueError for
     identities of different sizes or weights that cancel out.
     """
+    if any(identity.is_nobody for identity in identities):
+        raise ValueError(
+            "An identity to blend is empty, since no photo had a face. Use a photo with a face, or "
+            "leave that identity out."
+        )
     shapes = {tuple(i.id_tokens.shape) for i in identities}
     if len(shapes) > 1:
         sizes = ", ".join(f"{s[1]} tokens of {s[2]}" for s in sorted(shapes))

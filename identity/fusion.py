@@ -6,6 +6,7 @@ from "PuLID-Flux Enhanced", combine the token sets of the single photos.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -99,19 +100,19 @@ def trained(tokens: Tensor, steps: int, progress: Progress | None = None) -> Ten
     """[M, T, C] -> [1, T, C]: learn how to mix photos 1 … M-1 so that they give photo 0.
 
     One weight per photo and token, AdamW on the distance to photo 0's tokens; the result is the
-    mean of the mixed photos, each with its share of photo 0. Random numbers come from a generator
-    of its own.
+    mean of the mixed photos, each with its share of photo 0. Each step looks at the same tokens as
+    in "Enhanced", by a generator of its own.
     """
     if steps <= 0:
         return tokens.mean(0, keepdim=True)
-    generator = torch.Generator().manual_seed(SEED)
+    chance = random.Random(SEED)
     with torch.inference_mode(False), torch.enable_grad():
         target, others = tokens[0].clone(), tokens[1:].clone()
         weights = torch.ones(others.shape[:2], requires_grad=True)
         optimizer = torch.optim.AdamW([weights], lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         sample = max(1, len(target) // TOKEN_SHARE)
         for step in range(steps):
-            some = torch.randperm(len(target), generator=generator)[:sample]
+            some = chance.sample(range(len(target)), sample)
             mixed = torch.einsum("mtc,mt->tc", others[:, some], weights[:, some])
             loss = (target[some] - mixed).norm(dim=1).mean()
             optimizer.zero_grad()

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..state_dicts import check_shapes
 from .id_former import HEAD_DIM, SCALES, IDFormer, read_sizes
+from .identity import Identity
+from .recent import Recent
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class IDEncoder:
     # its output for zeros, by the number of vision tokens: it depends on nothing else, and costs
     # as much as a photo
     zero_tokens: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    # what it made of the last photos, so that a new weight never looks at a face again
+    recent: Recent = field(default_factory=Recent, compare=False, repr=False)
 
 
 def load_id_encoder(
@@ -38,13 +42,12 @@ def load_id_encoder(
     try:
         sizes = read_sizes(shapes)
     except KeyError as error:
-        raise ValueError(f"{what} lacks {prefix}{error.args[0]}. {advice}") from error
-    except ValueError as error:
         key = error.args[0]
-        found = list(shapes.get(key, ()))
+        if key not in shapes:
+            raise ValueError(f"{what} lacks the tensor {prefix}{key}. {advice}") from error
         raise ValueError(
-            f"{what}: the ID encoder's tensor '{prefix}{key}' has shape {found}, but it needs a "
-            f"multiple of {SCALES} layers with heads of {HEAD_DIM} values. {advice}"
+            f"{what}: the ID encoder's tensor '{prefix}{key}' has shape {list(shapes[key])}, but "
+            f"it needs a multiple of {SCALES} layers with heads of {HEAD_DIM} values. {advice}"
         ) from error
     # sizes to compare with come from torch's own layers: the host's may have no weight yet
     wanted = IDFormer(sizes, device="meta").state_dict()
@@ -119,3 +122,9 @@ def encode_zeros(encoder: IDEncoder, hidden: tuple[Tensor, ...]) -> Tensor:
         zeros = tuple(torch.zeros_like(h[:1]) for h in hidden)
         encoder.zero_tokens[count] = encode_tokens(encoder, id_cond, zeros)
     return encoder.zero_tokens[count]
+
+
+def nobody(encoder: IDEncoder) -> Identity:
+    """Return the identity of no photo at all, which changes nothing."""
+    none = torch.zeros(1, 0, encoder.patcher.model.sizes.output)
+    return Identity(none, none)

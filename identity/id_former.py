@@ -122,13 +122,12 @@ def split_heads(x: Tensor) -> Tensor:
 def read_sizes(shapes: Mapping[str, torch.Size]) -> Sizes:
     """Return the sizes of the IDFormer whose tensors have these shapes.
 
-    Raises KeyError naming a key that is needed for it and missing, ValueError naming one that has
-    too few axes or a size that no IDFormer has.
+    Raises KeyError naming the key that is missing, or has a shape that no IDFormer has.
     """
 
     def axes(key: str, count: int) -> torch.Size:
         if len(shapes[key]) != count:
-            raise ValueError(key)
+            raise KeyError(key)
         return shapes[key]
 
     _, queries, dim = axes("latents", 3)
@@ -152,5 +151,5 @@ def read_sizes(shapes: Mapping[str, torch.Size]) -> Sizes:
         (f"layers.{sizes.depth - 1}.0.to_q.weight", sizes.depth, SCALES),
     ):
         if size == 0 or size % unit:
-            raise ValueError(key)
+            raise KeyError(key)
     return sizes

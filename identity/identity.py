@@ -17,3 +17,8 @@ class Identity:
 
     id_tokens: Tensor  # [1, T, C]
     uncond_id_tokens: Tensor  # [1, T', C]
+
+    @property
+    def is_nobody(self) -> bool:
+        """True if it has no tokens: no photo had a face, and the model is to stay as it is."""
+        return self.id_tokens.shape[1] == 0

@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def normalise_mask(mask: Tensor) -> Tensor | None:
-    """Return a MASK of any shape as [M, H, W] float32 in 0..1, or None if it is all ones.
+def normalise_mask(mask: Tensor | None) -> Tensor | None:
+    """Return a MASK of any shape as [M, H, W] float32 in 0..1, None if it is None or all ones.
 
     Raises ValueError for a mask without pixels or with values that are no numbers.
     """
+    if mask is None:
+        return None
     if mask.ndim < 2 or 0 in mask.shape:
         raise ValueError(
             f"attn_mask has shape {list(mask.shape)}, expected [batch, height, width]."
@@ -21,6 +23,55 @@ def normalise_mask(mask: Tensor) -> Tensor | None:
         raise ValueError("attn_mask has values that are not numbers (NaN or infinite).")
     mask = mask.clamp(0, 1)
     return None if bool((mask == 1).all()) else mask
+
+
+# left, top, width, height as shares of the picture
+REGIONS: dict[str, tuple[float, float, float, float]] = {
+    "whole picture": (0.0, 0.0, 1.0, 1.0),
+    "left half": (0.0, 0.0, 0.5, 1.0),
+    "right half": (0.5, 0.0, 0.5, 1.0),
+    "top half": (0.0, 0.0, 1.0, 0.5),
+    "bottom half": (0.0, 0.5, 1.0, 0.5),
+}
+BOX = "box"  # the region that stands in region_box
+REGION_SIDE = 512  # pixels of a region's mask where there is no other to agree with
+
+
+def in_region(mask: Tensor | None, region: str, box: str) -> Tensor | None:
+    """Return ``mask`` [M, H, W] cut to a region of the picture; None for all of it.
+
+    ``region`` is one of REGIONS, or BOX for ``box``: left, top, width and height in percent.
+    Pixels at the edge get the share that lies inside. Raises ValueError if there is no such region.
+    """
+    if region not in (*REGIONS, BOX):
+        raise ValueError(f"region is '{region}', expected one of {', '.join((*REGIONS, BOX))}.")
+    left, top, width, height = read_box(box) if region == BOX else REGIONS[region]
+    if (left, top, width, height) == REGIONS["whole picture"]:
+        return mask
+    rows, columns = (REGION_SIDE, REGION_SIDE) if mask is None else mask.shape[-2:]
+
+    def inside(first: float, length: float, size: int) -> Tensor:
+        start, end = first * size, (first + length) * size
+        pixels = torch.arange(size, dtype=torch.float32)
+        return ((pixels + 1).clamp(max=end) - pixels.clamp(min=start)).clamp(0, 1)
+
+    part = inside(top, height, rows)[None, :, None] * inside(left, width, columns)
+    return part if mask is None else mask * part
+
+
+def read_box(text: str) -> tuple[float, float, float, float]:
+    """Return left, top, width and height as shares; ValueError if they are none of a picture."""
+    try:
+        box = [float(part.strip().removesuffix("%")) / 100 for part in text.split(",")]
+        left, top, width, height = box
+    except ValueError:
+        box = []
+    if not box or not (0 <= left < 1 and 0 <= top < 1 and min(width, height) > 0):
+        raise ValueError(
+            f"region_box is '{text}', expected left, top, width and height in percent of the "
+            "picture, such as 50, 0, 50, 100 for its right half."
+        )
+    return left, top, min(width, 1 - left), min(height, 1 - top)
 
 
 def to_tokens(

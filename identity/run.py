@@ -39,7 +39,7 @@ class IdentityUse:
     def never_acts(self) -> bool:
         """True if it changes nothing in any run."""
         empty = self.mask is not None and not self.mask.any()
-        return self.weight == 0 or self.window.never_opens or bool(empty)
+        return self.identity.is_nobody or self.weight == 0 or self.window.never_opens or bool(empty)
 
 
 @dataclass

@@ -6,18 +6,18 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
+from ..host_versions import newer
 from ..identity.identity import Identity
-from ..identity.masks import normalise_mask
+from ..identity.masks import BOX, REGIONS, in_region, normalise_mask
 from ..identity.run import UNCONDITIONAL
 from ..identity.window import CURVES, Window
 from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.hooks import FluxUse
 from . import types
-from .encode import face_inputs
+from .encode import encode_faces, face_inputs
 
 
 def strength_inputs() -> list[io.Input]:
@@ -53,14 +53,13 @@ def strength_inputs() -> list[io.Input]:
     ]
 
 
-def injection_inputs(raw_link: bool | None = None) -> list[io.Input]:
+def injection_inputs() -> list[io.Input]:
     """Return the options of the injection."""
     more = {"optional": True, "advanced": True}
     return [
         io.Mask.Input(
             "attn_mask",
             optional=True,
-            raw_link=raw_link,
             tooltip="Where in the picture the identity acts: white = fully, black = not at all. "
             "One for each person when there are several.",
         ),
@@ -116,6 +115,27 @@ def injection_inputs(raw_link: bool | None = None) -> list[io.Input]:
     ]
 
 
+def region_inputs() -> list[io.Input]:
+    """Return where in the picture the person stands; the last inputs, as files store them."""
+    more = {"optional": True, "advanced": True}
+    return [
+        io.Combo.Input(
+            "region",
+            options=[*REGIONS, BOX],
+            default=next(iter(REGIONS)),
+            tooltip="Which part of the picture the person stands in, without painting a mask. With "
+            "a mask as well, only where both say so.",
+            **more,
+        ),
+        io.String.Input(
+            "region_box",
+            default="25, 0, 50, 100",
+            tooltip="For region = box: left, top, width and height in percent of the picture.",
+            **more,
+        ),
+    ]
+
+
 class PuLIDFluxApplyIdentity(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -133,6 +153,7 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
                 ),
                 *strength_inputs(),
                 *injection_inputs(),
+                *region_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with the identity.")],
         )
@@ -153,6 +174,8 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
         weight_curve: str = "constant",
         double_weight: float = 1.0,
         single_weight: float = 1.0,
+        region: str = next(iter(REGIONS)),
+        region_box: str = "",
     ) -> io.NodeOutput:
         types.check_links(
             {"attn_mask": attn_mask}, model=model, pulid_model=pulid_model, identity=identity
@@ -162,7 +185,9 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
             identity=identity,
             weight=weight,
             window=Window(start_at, end_at, start_step, end_step, weight_curve),
-            mask=None if attn_mask is None else normalise_mask(attn_mask),
+            mask=in_region(
+                None if attn_mask is None else normalise_mask(attn_mask), region, region_box
+            ),
             unconditional=unconditional,
             double_weight=double_weight,
             single_weight=single_weight,
@@ -183,41 +208,33 @@ class PuLIDFluxApply(io.ComfyNode):
             ),
             search_aliases=["pulid", "ApplyPulidFlux", "face swap", "face id", "identity"],
             inputs=[
-                # links are handed on as links, so that the inner nodes are cached by what is behind
-                io.Model.Input(
-                    "model", tooltip="FLUX.1 or Chroma; it is not changed itself.", raw_link=True
-                ),
-                types.Model.Input("pulid_model", tooltip="From Load PuLID Model.", raw_link=True),
-                types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP.", raw_link=True),
-                types.FaceAnalysis.Input(
-                    "face_analysis", tooltip="From Load InsightFace.", raw_link=True
-                ),
+                io.Model.Input("model", tooltip="FLUX.1 or Chroma; it is not changed itself."),
+                types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
+                types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP."),
+                types.FaceAnalysis.Input("face_analysis", tooltip="From Load InsightFace."),
                 io.Image.Input(
-                    "image",
-                    tooltip="A photo; a batch is several photos of the same person.",
-                    raw_link=True,
+                    "image", tooltip="A photo; a batch is several photos of the same person."
                 ),
                 *strength_inputs(),
-                *injection_inputs(raw_link=True),
+                *injection_inputs(),
                 *face_inputs(optional=True),
+                *region_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with the identity.")],
-            enable_expand=True,
+            hidden=[io.Hidden.unique_id],
+            **newer(has_intermediate_output=True),  # show the faces of a cached run too
         )
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        graph = GraphBuilder()
-        own = face_inputs(optional=False)
-        for_encode = {i.id: i.default for i in own if getattr(i, "default", None) is not None}
-        names = {i.id for i in own} | {"eva_clip", "face_analysis", "image"}
-        for_encode |= {name: value for name, value in inputs.items() if name in names}
-        for_apply = {name: value for name, value in inputs.items() if name not in names}
-        encode = graph.node(
-            "PuLIDFluxEncodeIdentity", pulid_model=inputs["pulid_model"], **for_encode
+    def execute(cls, pulid_model: PulidModel, **inputs: Any) -> io.NodeOutput:
+        # one node, not an expansion into two: of an expansion's list of models ComfyUI keeps one
+        names = {"eva_clip", "face_analysis", "image", *(i.id for i in face_inputs(optional=True))}
+        for_encode = {name: inputs.pop(name) for name in names & set(inputs)}
+        encoded, _, shown = encode_faces(cls, pulid_model, **for_encode)
+        applied = PuLIDFluxApplyIdentity.execute(
+            pulid_model=pulid_model, identity=encoded.identity, **inputs
         )
-        apply = graph.node("PuLIDFluxApplyIdentity", identity=encode.out(0), **for_apply)
-        return io.NodeOutput(apply.out(0), expand=graph.finalize())
+        return io.NodeOutput(*applied.args, ui=shown | (applied.ui or {}))
 
 
 NODES = [PuLIDFluxApply, PuLIDFluxApplyIdentity]

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import comfy.model_management
-import comfy.utils
-import torch
-from comfy.model_patcher import ModelPatcher
+from typing import Any
+
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..encoders.eva_clip import EvaClip
-from ..encoders.faces import FACE_ORDERS, FaceAnalysis, PhotoFeatures, agreement, face_features
+from ..encoders.faces import FACE_ORDERS, ON_NO_FACE, FaceAnalysis, PhotoRecord
 from ..host_versions import newer
-from ..identity.fusion import FUSIONS, FusionOptions, make_identity
+from ..identity.fusion import FUSIONS, FusionOptions
 from ..pulid_flux.checkpoint import PulidModel
 from . import types
-from .feedback import Progress, show
-
-# ArcFace: photos of one person mostly lie above 0.4, of different people below 0.2
-SAME_PERSON = 0.3
+from .encoding import Encoded, Encoders, Question, annotated, encode_photos, notes_on, plain_photos
+from .feedback import show
 
 
 def face_inputs(optional: bool) -> list[io.Input]:
@@ -56,9 +52,11 @@ def face_inputs(optional: bool) -> list[io.Input]:
         ),
         io.Combo.Input(
             "on_no_face",
-            options=["error", "skip"],
-            default="error",
-            tooltip="What to do with a photo in which no face is found.",
+            options=list(ON_NO_FACE),
+            default=ON_NO_FACE[0],
+            tooltip="What to do with a photo in which no face is found. error: stop. skip: leave "
+            "that photo out. plain model: leave the identity out. Where no photo is left, the "
+            "model is used as it is, and the node says so.",
             **some,
         ),
         io.Boolean.Input(
@@ -97,8 +95,8 @@ def face_inputs(optional: bool) -> list[io.Input]:
         io.Image.Input(
             "prior_image",
             optional=True,
-            raw_link=optional or None,
-            tooltip="train_weight: the photo to aim at; without it the first of the batch.",
+            tooltip="One more photo, before the others; joint does without. train_weight: the "
+            "photo to aim at; without it the first of the batch.",
         ),
     ]
 
@@ -135,106 +133,68 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        pulid_model: PulidModel,
-        eva_clip: EvaClip,
-        face_analysis: FaceAnalysis,
-        image: Tensor,
-        face: str,
-        face_index: int,
-        fusion: str,
-        on_no_face: str,
-        grayscale: bool,
-        fusion_weight_max: float = 1.0,
-        fusion_weight_min: float = 0.0,
-        train_step: int = 1000,
-        prior_image: Tensor | None = None,
-    ) -> io.NodeOutput:
-        links = {"eva_clip": eva_clip, "face_analysis": face_analysis, "image": image}
-        types.check_links({"prior_image": prior_image}, pulid_model=pulid_model, **links)
-        options = FusionOptions(fusion, fusion_weight_max, fusion_weight_min, train_step)
-        which = (face, face_index, on_no_face, grayscale, Progress())
-        features = face_features(face_analysis, eva_clip, image, *which)
-        id_cond, hidden = features.id_cond, features.hidden
-        has_prior = prior_image is not None and fusion == "train_weight"
-        if has_prior:
-            prior = face_features(face_analysis, eva_clip, prior_image[:1], FACE_ORDERS[0])
-            id_cond = torch.cat((prior.id_cond, id_cond))
-            hidden = tuple(torch.cat(pair) for pair in zip(prior.hidden, hidden, strict=True))
-        identity = make_identity(pulid_model.id_encoder, id_cond, hidden, options, Progress())
-        on_gpu = [
-            patcher
-            for patcher in (
-                face_analysis.sessions,
-                face_analysis.parser,
-                face_analysis.landmarks,
-                eva_clip.patcher,
-                pulid_model.id_encoder.patcher,
-            )
-            if patcher and not comfy.model_management.is_device_cpu(patcher.load_device)
-        ]
-        release(on_gpu)
-        report(cls, features)
-        crops = ui.PreviewImage(features.crops, cls=cls).as_dict()["images"]
-        photos = ui.PreviewImage(plain_photos(image, features), cls=cls).as_dict()["images"]
-        shown = {"images": crops, "pulid_faces": describe_faces(features, photos, face)}
-        return io.NodeOutput(identity, features.crops, features.annotated, ui=shown)
+    def execute(cls, *links: Any, **settings: Any) -> io.NodeOutput:
+        encoded, photos, shown = encode_faces(cls, *links, **settings)
+        return io.NodeOutput(encoded.identity, encoded.faces, photos, ui=shown)
 
 
-def release(patchers: list[ModelPatcher]) -> None:
-    """Take models off their devices: sampling comes next and needs the room, not them."""
-    loaded = comfy.model_management.current_loaded_models
-    keep = [
-        m for m in loaded if not any(m.model is not None and m.model.is_clone(p) for p in patchers)
-    ]
-    for device in {p.load_device for p in patchers}:
-        comfy.model_management.free_memory(1e30, device, keep)
+def encode_faces(
+    node: type[io.ComfyNode],
+    pulid_model: PulidModel,
+    eva_clip: EvaClip,
+    face_analysis: FaceAnalysis,
+    image: Tensor,
+    face: str = FACE_ORDERS[0],
+    face_index: int = 0,
+    fusion: str = FUSIONS[0],
+    on_no_face: str = ON_NO_FACE[0],
+    grayscale: bool = True,
+    fusion_weight_max: float = 1.0,
+    fusion_weight_min: float = 0.0,
+    train_step: int = 1000,
+    prior_image: Tensor | None = None,
+) -> tuple[Encoded, Tensor, dict[str, list]]:
+    """Encode ``image`` by a node's inputs: the result, the photos with boxes, what to show."""
+    links = {"eva_clip": eva_clip, "face_analysis": face_analysis, "image": image}
+    types.check_links({"prior_image": prior_image}, pulid_model=pulid_model, **links)
+    options = FusionOptions(fusion, fusion_weight_max, fusion_weight_min, train_step)
+    encoded = encode_photos(
+        Encoders(pulid_model.id_encoder, eva_clip, face_analysis),
+        image,
+        prior_image,
+        Question(face, face_index, on_no_face, grayscale, options),
+    )
+    photos = annotated(image, encoded)
+    return encoded, photos, shown_faces(node, encoded, image, photos.shape[1:3], face)
 
 
-def report(node: type[io.ComfyNode], features: PhotoFeatures) -> None:
-    """Write on the node which photos were left out and which look like somebody else."""
-    lines = []
-    skipped = [p.index for p in features.photos if p.skipped]
-    if skipped:
-        lines.append(f"No face in image {', '.join(map(str, skipped))}: left out.")
-    used = [p.index for p in features.photos if not p.skipped]
-    if len(used) > 1:
-        cosine = agreement(features.arcface)
-        others = (cosine.sum(1) - 1) / (len(used) - 1)
-        each = ", ".join(f"image {i} {v:.2f}" for i, v in zip(used, others.tolist(), strict=True))
-        lines.append(f"How much the faces agree with the others: {each}.")
-        for index, value in zip(used, others.tolist(), strict=True):
-            if value < SAME_PERSON:
-                lines.append(
-                    f"Image {index} looks like somebody else: {value:.2f} to the other photos, "
-                    f"expected {SAME_PERSON} or more."
-                )
-    warn = bool(skipped) or any("somebody else" in line for line in lines)
-    if lines:
-        show(node, "\n".join(lines), warn)
+def shown_faces(
+    node: type[io.ComfyNode], encoded: Encoded, image: Tensor, size: tuple[int, int], order: str
+) -> dict[str, list]:
+    """Return what the page shows: crops, and the photos in ``size`` with their faces."""
+    crops = (
+        ui.PreviewImage(encoded.faces, cls=node).as_dict()["images"] if len(encoded.crops) else []
+    )
+    photos = ui.PreviewImage(plain_photos(image), cls=node).as_dict()["images"]
+    faces = describe_faces(encoded.photos, photos, size, order)
+    return {"images": crops, "pulid_faces": faces, **show(node, notes_on(encoded))}
 
 
-def plain_photos(image: Tensor, features: PhotoFeatures) -> Tensor:
-    """Return the photos without boxes in the size of those with; the page draws its own."""
-    height, width = features.annotated.shape[1:3]
-    colour = image[..., :3].expand(-1, -1, -1, 3).movedim(-1, 1)
-    return comfy.utils.common_upscale(colour, width, height, "area", "disabled").movedim(1, -1)
-
-
-def describe_faces(features: PhotoFeatures, pictures: list[dict], order: str) -> list[dict]:
+def describe_faces(
+    records: tuple[PhotoRecord, ...], pictures: list[dict], size: tuple[int, int], order: str
+) -> list[dict]:
     """Return, for the page, each photo with its faces in order, boxes as shares of its size."""
-    height, width = features.annotated.shape[1:3]
-    size = (width, height, width, height)
+    height, width = size
+    edges = (width, height, width, height)
     return [
         {
             "picture": picture,
             "order": order,
             "chosen": record.chosen,
-            "boxes": [[float(v) / s for v, s in zip(f.box, size, strict=True)] for f in faces],
+            "boxes": [[float(v) / s for v, s in zip(f.box, edges, strict=True)] for f in faces],
             "scores": [float(f.score) for f in faces],
         }
-        for record, picture in zip(features.photos, pictures, strict=True)
+        for record, picture in zip(records, pictures, strict=True)
         if (faces := record.faces)
     ]
 

@@ -1,8 +1,13 @@
-"""What a node shows of its work: progress, a line of text, pictures."""
+"""What a node shows of its work: progress, notes, pictures.
+
+Notes go to the client whose prompt runs, as ComfyUI's progress texts, and into the node's output,
+where the history and every later client find them.
+"""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict, dataclass
 
 import comfy.utils
 from comfy_api.latest import io
@@ -11,13 +16,39 @@ from server import PromptServer
 log = logging.getLogger(__name__)
 
 
-def show(node: type[io.ComfyNode], text: str, warn: bool = False) -> None:
-    """Write ``text`` on the node; a warning goes to the log as well."""
-    if warn:
-        log.warning("%s: %s", node.__name__, text)
+@dataclass(frozen=True)
+class Note:
+    """A line about a run; a warning goes to the log as well."""
+
+    text: str
+    warning: bool = False
+
+
+def show(node: type[io.ComfyNode], notes: list[Note]) -> dict[str, list[dict]]:
+    """Send ``notes`` to the client whose prompt runs; return them as part of the node's output.
+
+    The key is there without notes as well: ComfyUI joins the outputs of a node that runs over a
+    list by the keys of the first.
+    """
+    for note in notes:
+        if note.warning:
+            log.warning("%s: %s", node.__name__, note.text)
+    if notes:
+        send_text(node, "\n".join(note.text for note in notes))
+    return {"pulid_notes": [asdict(note) for note in notes]}
+
+
+def send_text(node: type[io.ComfyNode], text: str) -> None:
+    """Write ``text`` on the node in the page that queued it, and nowhere else.
+
+    A client that announced no feature flags is no page: it would take the message for a picture.
+    """
     server = getattr(PromptServer, "instance", None)
-    if server is not None and node.hidden is not None and node.hidden.unique_id:
-        server.send_progress_text(text, node.hidden.unique_id)
+    if server is None or node.hidden is None or not node.hidden.unique_id:
+        return
+    client = getattr(server, "client_id", None)  # none: ComfyUI would send it to everybody
+    if client and server.sockets_metadata.get(client, {}).get("feature_flags"):
+        server.send_progress_text(text, node.hidden.unique_id, client)
 
 
 class Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class Kind:
     wanted: str  # the file's usual name
     advice: str
     contains: str = ""  # in folders of other models, only names with this in them
+    repositories: tuple[str, ...] = ()  # at Hugging Face, whose cache may hold the file already
 
 
 PULID = Kind(
@@ -27,6 +29,8 @@ PULID = Kind(
     ("pulid",),
     "pulid_flux_v0.9.1.safetensors",
     "about 1.1 GB, from https://huggingface.co/guozinan/PuLID",
+    contains="pulid_flux",
+    repositories=("guozinan/PuLID",),
 )
 EVA_CLIP = Kind(
     "EVA-CLIP model",
@@ -34,6 +38,10 @@ EVA_CLIP = Kind(
     "EVA02_CLIP_L_336_psz14_s6B.pt",
     "about 0.9 GB, from https://huggingface.co/QuanSun/EVA-CLIP",
     contains="eva",
+    repositories=(
+        "QuanSun/EVA-CLIP",
+        "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k",  # open_clip's own
+    ),
 )
 PARSING = Kind(
     "face parsing model",
@@ -60,6 +68,7 @@ IDENTITY = Kind(
     "identity", ("pulid_identities",), "NAME.safetensors", "written by Save PuLID Identity"
 )
 OWN_FOLDERS = ("pulid", "eva_clip", "insightface", "facexlib", "pulid_identities")
+LOOSE_PACK = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")  # antelopev2's, without their folder
 
 
 def register() -> None:
@@ -78,31 +87,63 @@ def register() -> None:
 def places(kind: Kind) -> list[Path]:
     """Return the folders in which files of this kind are looked for."""
     folders = [Path(p) for name in kind.folders for p in folder_paths.get_folder_paths(name)]
+    return list(dict.fromkeys([*folders, *places_of_others(kind)]))
+
+
+def places_of_others(kind: Kind) -> list[Path]:
+    """Return folders outside ComfyUI in which other programs keep the same files."""
+    folders = []
     if "facexlib" in kind.folders:  # where facexlib's own loader, and so the older packs, put them
         spec = importlib.util.find_spec("facexlib")
         if spec and spec.submodule_search_locations:
             folders.append(Path(spec.submodule_search_locations[0]) / "weights")
-    return list(dict.fromkeys(folders))
+    if kind is FACE_PACK:  # insightface's own
+        folders.append(home() / ".insightface")
+    for repository in kind.repositories:
+        cached = "models--" + repository.replace("/", "--")
+        folders += sorted((hugging_face_cache() / cached / "snapshots").glob("*"))
+    return folders
+
+
+def hugging_face_cache() -> Path:
+    """Return where huggingface_hub keeps what it downloads."""
+    if hub := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(hub)
+    own = os.environ.get("HF_HOME")
+    return (Path(own) if own else home() / ".cache" / "huggingface") / "hub"
+
+
+def home() -> Path:
+    """Return the user's folder; unlike Path.home() it does not fail where there is none."""
+    return Path(os.path.expanduser("~"))
 
 
 def files(kind: Kind) -> dict[str, Path]:
     """Return the files of this kind by their name below the folder; the first folder wins."""
-    own = {Path(p) for p in folder_paths.get_folder_paths(kind.folders[0])}
     found: dict[str, Path] = {}
-    for folder in places(kind):
-        shared = folder not in own or "facexlib" in kind.folders
-        for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-            if path.suffix.lower() not in SUFFIXES or not path.is_file():
-                continue
-            if shared and kind.contains not in path.name.lower():
-                continue
-            found.setdefault(path.relative_to(folder).as_posix(), path)
+    for name in kind.folders:
+        all_ours = name == kind.folders[0] and name != "facexlib"
+        for relative in folder_paths.get_filename_list(name):
+            path = folder_paths.get_full_path(name, relative)
+            if path and is_weights(relative, "" if all_ours else kind.contains):
+                found.setdefault(Path(relative).as_posix(), Path(path))
+    for folder in places_of_others(kind):
+        for relative in sorted(folder_paths.recursive_search(str(folder), [".git"])[0]):
+            if is_weights(relative, "" if "snapshots" in folder.parts else kind.contains):
+                found.setdefault(Path(relative).as_posix(), folder / relative)
     return found
+
+
+def is_weights(name: str, contains: str) -> bool:
+    """Whether a file of that name may hold weights, and has ``contains`` in its name."""
+    path = Path(name)
+    return path.suffix.lower() in SUFFIXES and contains in path.name.lower()
 
 
 def packs() -> dict[str, Path]:
     """Return the InsightFace packs: folders with .onnx files, flat or nested once."""
     found: dict[str, Path] = {}
+    loose = None
     for root in places(FACE_PACK):
         for parent in (root / "models", root):
             for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
@@ -111,13 +152,23 @@ def packs() -> dict[str, Path]:
                 )
                 if holds and folder != root / "models":
                     found.setdefault(folder.name, folder)
+            if loose is None and {p.name for p in parent.glob("*.onnx")} >= set(LOOSE_PACK):
+                loose = parent
+    if loose is not None:
+        found.setdefault(FACE_PACK.wanted, loose)
     return found
 
 
 def options(kind: Kind) -> list[str]:
-    """Return what a widget offers: what is there, else the usual name, for the error to explain."""
+    """Return what a widget offers: what is there, else the usual name, for the error to explain.
+
+    The face pack that PuLID was trained with is offered, and is the default, even when it is
+    absent: another pack knows other faces, and nobody should get one without choosing it.
+    """
     found = packs() if kind is FACE_PACK else files(kind)
     names = sorted(found, key=lambda name: (Path(name).name != kind.wanted, name.lower()))
+    if kind is FACE_PACK and kind.wanted not in found:
+        return [kind.wanted, *names]
     return names or [kind.wanted]
 
 
@@ -129,21 +180,44 @@ def find(kind: Kind, name: str) -> Path:
     looked = "".join(f"\n  {folder}" for folder in places(kind))
     there = f" There: {', '.join(sorted(found))}." if found else ""
     raise FileNotFoundError(
-        f"{kind.what} '{name}' was not found.{there} Looked in:{looked}\n"
+        f"{kind.what} '{name}' was not found.{there}{nearby(kind)} Looked in:{looked}\n"
         f"Wanted: {kind.wanted}, {kind.advice}."
     )
 
 
-def problem(kind: Kind, name: str) -> str | None:
-    """Return why ``name`` cannot be used, for a node's validation, or None."""
+def nearby(kind: Kind) -> str:
+    """Say what lies in the face packs' folders and is of no use as it is, or nothing."""
+    if kind is not FACE_PACK:
+        return ""
+    parents = [p for root in places(kind) for p in (root, root / "models") if p.is_dir()]
+    zips = [str(path) for parent in parents for path in sorted(parent.glob("*.zip"))]
+    loose = [str(path) for parent in parents for path in sorted(parent.glob("*.onnx"))]
+    text = f" Still zipped, unpack it into a folder of its name: {', '.join(zips)}." if zips else ""
+    if loose:
+        text += f" Not in the folder of a pack, move them into one: {', '.join(loose)}."
+    return text
+
+
+def problem(kind: Kind, name: str | None) -> str | None:
+    """Return why ``name`` cannot be used, for a node's validation, or None.
+
+    A name that comes from a link is None here; execute looks at it when it is known.
+    """
     try:
-        find(kind, name)
+        if name is not None:
+            find(kind, name)
     except FileNotFoundError as error:
         return str(error)
     return None
 
 
-def fingerprint(path: Path) -> list[str]:
-    """Return what changes when a file, or a file in a folder, is replaced."""
+def fingerprint(kind: Kind, name: str | None) -> list[str]:
+    """Return what changes when a file, or a file in a folder, is replaced.
+
+    A name that comes from a link is None here; what it is changes with the node behind the link.
+    """
+    if name is None:
+        return []
+    path = find(kind, name)
     parts = sorted(path.rglob("*")) if path.is_dir() else [path]
     return [f"{p}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in parts]

@@ -17,6 +17,7 @@ from ..identity.identity import Identity
 from . import folders, types
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
+METHODS = ("spherical", "linear")
 BLENDABLE = 4
 
 
@@ -67,21 +68,18 @@ class PuLIDFluxSaveIdentity(io.ComfyNode):
         preview: Tensor | None = None,
     ) -> io.NodeOutput:
         types.check_links({"preview": preview}, identity=identity)
+        types.check_choice("precision", precision, DTYPES)
         path = folder() / f"{checked_name(name)}.safetensors"
-        if path.exists() and not overwrite:
-            raise ValueError(
-                f"There is an identity '{path.stem}' already ({path}). Choose another name, or "
-                "switch overwrite on."
-            )
         picture = None if preview is None else preview[0]
-        save_identity(identity, path, DTYPES[precision], picture)
+        save_identity(identity, path, DTYPES[precision], picture, overwrite)
         shown = ui.PreviewText(f"Saved {path.name}")
         return io.NodeOutput(identity, ui=shown)
 
     @classmethod
-    def validate_inputs(cls, name: str) -> bool | str:
+    def validate_inputs(cls, name: str | None) -> bool | str:
         try:
-            checked_name(name)
+            if name is not None:  # else it comes from a link, and execute looks at it
+                checked_name(name)
         except ValueError as error:
             return str(error)
         return True
@@ -115,11 +113,13 @@ class PuLIDFluxLoadIdentity(io.ComfyNode):
         return io.NodeOutput(identity, ui=shown)
 
     @classmethod
-    def validate_inputs(cls, name: str) -> bool | str:
+    def validate_inputs(cls, name: str | None) -> bool | str:
         return folders.problem(folders.IDENTITY, name) or True
 
     @classmethod
-    def fingerprint_inputs(cls, name: str) -> Any:
+    def fingerprint_inputs(cls, name: str | None) -> Any:
+        if name is None:  # it comes from a link
+            return None
         # by content: a small file, and somebody else's editor may keep its time
         return hashlib.sha256(find(name).read_bytes()).hexdigest()
 
@@ -157,8 +157,8 @@ class PuLIDFluxBlendIdentities(io.ComfyNode):
                 *inputs,
                 io.Combo.Input(
                     "method",
-                    options=["spherical", "linear"],
-                    default="spherical",
+                    options=list(METHODS),
+                    default=METHODS[0],
                     tooltip="spherical keeps the mixture as strong as its parts; linear is the "
                     "plain average.",
                 ),
@@ -169,6 +169,7 @@ class PuLIDFluxBlendIdentities(io.ComfyNode):
     @classmethod
     def execute(cls, method: str, **inputs: Any) -> io.NodeOutput:
         given = [i for i in range(1, BLENDABLE + 1) if inputs.get(f"identity_{i}") is not None]
+        types.check_choice("method", method, METHODS)
         types.check_links({}, **{f"identity_{i}": inputs[f"identity_{i}"] for i in given})
         identities = [inputs[f"identity_{i}"] for i in given]
         weights = [inputs.get(f"weight_{i}", 1.0) for i in given]

@@ -10,7 +10,7 @@ from ..encoders.eva_clip import load_eva_clip
 from ..encoders.faces import PROVIDER_CHOICES, load_face_analysis
 from ..pulid_flux.checkpoint import load_pulid
 from . import folders, types
-from .feedback import show
+from .feedback import Note, show
 
 OWN_KEYPOINTS = "model pack"
 
@@ -39,12 +39,12 @@ class PuLIDFluxLoadModel(io.ComfyNode):
         return io.NodeOutput(load_pulid(folders.find(folders.PULID, model_name)))
 
     @classmethod
-    def validate_inputs(cls, model_name: str) -> bool | str:
+    def validate_inputs(cls, model_name: str | None) -> bool | str:
         return folders.problem(folders.PULID, model_name) or True
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str) -> Any:
-        return folders.fingerprint(folders.find(folders.PULID, model_name))
+    def fingerprint_inputs(cls, model_name: str | None) -> Any:
+        return folders.fingerprint(folders.PULID, model_name)
 
 
 class PuLIDFluxLoadEVACLIP(io.ComfyNode):
@@ -71,12 +71,12 @@ class PuLIDFluxLoadEVACLIP(io.ComfyNode):
         return io.NodeOutput(load_eva_clip(folders.find(folders.EVA_CLIP, model_name)))
 
     @classmethod
-    def validate_inputs(cls, model_name: str) -> bool | str:
+    def validate_inputs(cls, model_name: str | None) -> bool | str:
         return folders.problem(folders.EVA_CLIP, model_name) or True
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str) -> Any:
-        return folders.fingerprint(folders.find(folders.EVA_CLIP, model_name))
+    def fingerprint_inputs(cls, model_name: str | None) -> Any:
+        return folders.fingerprint(folders.EVA_CLIP, model_name)
 
 
 class PuLIDFluxLoadInsightFace(io.ComfyNode):
@@ -101,8 +101,8 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
                     "provider",
                     options=list(PROVIDER_CHOICES),
                     default="auto",
-                    tooltip="Where the face models run. auto takes an accelerator if onnxruntime "
-                    "has one; the CPU needs 0.1 to 1 s a photo and no graphics memory.",
+                    tooltip="Where the face models run. auto is the CPU: 0.1 to 1 s a photo and no "
+                    "graphics memory. The node shows what really runs.",
                 ),
                 io.Combo.Input(
                     "parsing_model",
@@ -134,21 +134,34 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
             raise FileNotFoundError("\n\n".join(problems))
         pack, parsing, *retinaface = [folders.find(kind, name) for kind, name in wanted]
         analysis = load_face_analysis(pack, provider, parsing, None if own else retinaface[0])
-        show(cls, f"Face models on {analysis.provider}")
-        return io.NodeOutput(analysis)
+        notes = [Note(f"Face models on {analysis.provider}")]
+        notes += [Note(text, warning=True) for text in analysis.notes]
+        return io.NodeOutput(analysis, ui=show(cls, notes))
 
     @classmethod
-    def validate_inputs(cls, model_pack: str, parsing_model: str, landmarks: str) -> bool | str:
-        return True  # execute tells what is missing, all at once and better than "not in list"
+    def validate_inputs(
+        cls,
+        model_pack: str | None,
+        provider: str | None,
+        parsing_model: str | None,
+        landmarks: str | None,
+    ) -> bool | str:
+        # execute tells what is missing, all at once and better than "not in list", and takes the
+        # provider names of version 0.1
+        return True
 
     @classmethod
     def fingerprint_inputs(
-        cls, model_pack: str, provider: str, parsing_model: str, landmarks: str
+        cls,
+        model_pack: str | None,
+        provider: str | None,
+        parsing_model: str | None,
+        landmarks: str | None,
     ) -> Any:
-        parts = folders.fingerprint(folders.find(folders.FACE_PACK, model_pack))
-        parts += folders.fingerprint(folders.find(folders.PARSING, parsing_model))
+        parts = folders.fingerprint(folders.FACE_PACK, model_pack)
+        parts += folders.fingerprint(folders.PARSING, parsing_model)
         if landmarks != OWN_KEYPOINTS:
-            parts += folders.fingerprint(folders.find(folders.LANDMARKS, landmarks))
+            parts += folders.fingerprint(folders.LANDMARKS, landmarks)
         return [provider, *parts]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from comfy_api.latest import io
@@ -20,3 +21,9 @@ def check_links(optional: dict[str, Any], **required: Any) -> None:
     for name, value in given.items():
         if value is None or isinstance(value, (bool, int, float, str, list, dict)):
             raise ValueError(f"{name} is the value {str(value)[:40]!r}, expected a link to a node.")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ValueError if a widget's value is none of its choices: a link may bring any."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")

@@ -7,6 +7,7 @@ import math
 import torch
 from comfy.ldm.chroma.model import Chroma
 from comfy.ldm.flux.model import Flux
+from comfy.model_base import Flux as Base
 from comfy.model_patcher import ModelPatcher
 
 from ..identity.id_encoder import is_dynamic
@@ -15,14 +16,17 @@ from .checkpoint import PulidModel
 from .folding import FluxModel
 from .hooks import KEY, FluxUse, IdentityHooks
 
-SUPPORTED = "FLUX.1 (dev, schnell, Krea, Fill, Kontext and their pruned forms) and Chroma"
+SUPPORTED = (
+    "FLUX.1 (dev, schnell, Krea, Fill, Kontext and their pruned forms), Chroma and Chroma Radiance"
+)
+FLUX_1 = {"Flux", "Chroma", "ChromaRadiance"}  # the host's classes
 
 
 def apply_identity(model: ModelPatcher, use: FluxUse) -> ModelPatcher:
     """Return a copy of ``model`` into which the identity is inserted beside those already there.
 
-    ``model`` itself is left as it is. An identity that can never act (weight 0, a window that
-    never opens, a mask of zeros) adds nothing at all.
+    ``model`` itself is left as it is. An identity that can never act (of nobody, weight 0, a
+    window that never opens, a mask of zeros) adds nothing at all.
 
     Raises ValueError if the model is of another kind or width, the identity of another PuLID model,
     or a setting no number.
@@ -62,36 +66,63 @@ def hooks_of(model: ModelPatcher) -> IdentityHooks | None:
 
 def describe(model: ModelPatcher, pulid: PulidModel) -> FluxModel:
     """Return what has to be known of ``model``; raise ValueError if identity cannot enter it."""
-    kind = type(model.model).__name__
     transformer = getattr(model.model, "diffusion_model", None)
-    params = getattr(transformer, "params", None)
-    if not isinstance(transformer, (Flux, Chroma)) or getattr(params, "global_modulation", False):
-        name = "FLUX.2" if isinstance(transformer, Flux) else kind
+    kind = foreign_kind(model) if isinstance(transformer, (Flux, Chroma)) else None
+    if not isinstance(transformer, (Flux, Chroma)) or (kind and kind != "FLUX.2"):
+        kind = kind or type(model.model).__name__
         raise ValueError(
-            f"PuLID-FLUX cannot be applied to this model ({name}, {type(transformer).__name__}). "
+            f"PuLID-FLUX cannot be applied to this model ({kind}, {type(transformer).__name__}). "
             f"It works with {SUPPORTED}, loaded with ComfyUI's own loaders (Load Diffusion Model)."
         )
-    width = transformer.hidden_size
+    depths = (len(transformer.double_blocks), len(transformer.single_blocks))
+    blocks = block_layers(*depths, pulid.double_layers)
+    # nobody has published layers for FLUX.2; a file trained for it has as many as it asks for
+    if kind == "FLUX.2" and (transformer.hidden_size, len(blocks)) != (
+        pulid.width,
+        len(pulid.layers),
+    ):
+        raise ValueError(
+            f"PuLID-FLUX cannot be applied to FLUX.2 with {pulid.name}, whose {len(pulid.layers)} "
+            f"layers are made for a model {pulid.width} values wide: this one is "
+            f"{transformer.hidden_size} wide and asks for {len(blocks)}. Load a PuLID file that "
+            f"was trained for it, or {SUPPORTED}."
+        )
+    kind, width = type(model.model).__name__, transformer.hidden_size
     if width != pulid.width:
         raise ValueError(
             f"The PuLID model {pulid.name} is made for a FLUX model {pulid.width} "
             f"values wide, but this {kind} is {width} wide. Use the files made for each other."
         )
-    layers = len(block_layers(len(transformer.double_blocks), len(transformer.single_blocks)))
-    if layers > len(pulid.layers):
+    doubles = len({layer for name, _, layer in blocks if name == "double_block"})
+    too_many_doubles = pulid.double_layers is not None and doubles > pulid.double_layers
+    if too_many_doubles or max(layer for *_, layer in blocks) >= len(pulid.layers):
         raise ValueError(
-            f"This {kind} asks for {layers} identity layers, {pulid.name} has "
-            f"{len(pulid.layers)}. The PuLID file is not made for a model this deep."
+            f"This {kind} asks for {doubles} + {len(blocks) - doubles} identity layers in double "
+            f"and single blocks; {pulid.name} has {len(pulid.layers)} in all. The PuLID file is "
+            "not made for a model this deep."
         )
     return FluxModel(
         width,
         transformer.patch_size,
-        layers,
+        tuple(blocks),
         compute_dtype(model),
         model.load_device,
         model.offload_device,
         is_dynamic(model),
     )
+
+
+def foreign_kind(model: ModelPatcher) -> str | None:
+    """Return the name of a model of FLUX's class that is neither FLUX.1 nor Chroma, else None."""
+    params = model.model.diffusion_model.params
+    if getattr(params, "global_modulation", False):
+        return "FLUX.2"
+    if getattr(params, "yak_mlp", False) or getattr(params, "txt_norm", False):
+        return "Ovis-Image"
+    kinds = [c.__name__ for c in type(model.model).__mro__ if c.__module__ == Base.__module__]
+    if kinds and kinds[0] not in FLUX_1:
+        return {"LongCatImage": "LongCat-Image"}.get(kinds[0], kinds[0])
+    return None
 
 
 def compute_dtype(model: ModelPatcher) -> torch.dtype:

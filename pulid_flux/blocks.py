@@ -99,12 +99,16 @@ def add_identity(img: Tensor, start: int, count: int, acting: list[LayerOnRows])
     return out
 
 
-def block_layers(doubles: int, singles: int) -> list[tuple[str, int, int]]:
+def block_layers(
+    doubles: int, singles: int, double_layers: int | None = None
+) -> list[tuple[str, int, int]]:
     """Return (block name, block index, cross-attention layer) for a model of these depths.
 
-    Every second double block and every fourth single block, the single blocks' layers after the
-    last one that a double block uses: 10 + 10 layers for FLUX.1's 19 and 38 blocks.
+    Every second double block and every fourth single block: 10 + 10 layers for FLUX.1's 19 and 38
+    blocks. ``double_layers`` is how many of a file's layers were trained for double blocks: the
+    single blocks' come after those, also in a pruned model that has fewer double blocks. None:
+    after as many as this model has.
     """
-    blocks = [("double_block", i) for i in range(0, doubles, 2)]
-    blocks += [("single_block", i) for i in range(0, singles, 4)]
-    return [(name, index, layer) for layer, (name, index) in enumerate(blocks)]
+    blocks = [("double_block", i, i // 2) for i in range(0, doubles, 2)]
+    first = len(blocks) if double_layers is None else double_layers
+    return blocks + [("single_block", i, first + i // 4) for i in range(0, singles, 4)]

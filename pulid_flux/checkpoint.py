@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from ..identity.id_encoder import IDEncoder, is_dynamic, load_id_encoder
-from ..state_dicts import check_shapes, read_state_dict
+from ..state_dicts import check_shapes, read_metadata, read_state_dict
 from .cross_attention import HEAD_DIM, CrossAttention
 
 if TYPE_CHECKING:
     from .folding import Fold
 
 PREFIX = "pulid_ca."
+RELEASED_LAYERS = 20  # of the authors' files: 10 for double, 10 for single blocks
 WHAT = "PuLID-FLUX model"
 EXPECTED = (
     "pulid_flux_v0.9.1.safetensors (about 1.1 GB, from https://huggingface.co/guozinan/PuLID, in "
@@ -43,6 +45,8 @@ class PulidModel:
     name: str
     id_encoder: IDEncoder
     layers: tuple[CrossAttention, ...] = field(repr=False)  # error reports print a node's inputs
+    # how many of the layers were trained for double blocks; None: as many as a model has
+    double_layers: int | None = None
     # the last ID tokens folded into the layers (see folding.py); they go with the file
     folds: list[Fold] = field(default_factory=list, compare=False, repr=False)
 
@@ -63,13 +67,17 @@ def load_pulid(path: Path) -> PulidModel:
     Raises FileNotFoundError, or ValueError naming the file and what in it is wrong.
     """
     state_dict = read_state_dict(path, EXPECTED)
-    return from_state_dict(state_dict, path.name)
+    return from_state_dict(state_dict, path.name, read_metadata(path))
 
 
-def from_state_dict(state_dict: dict[str, Tensor], name: str) -> PulidModel:
+def from_state_dict(
+    state_dict: dict[str, Tensor], name: str, metadata: Mapping[str, str] | None = None
+) -> PulidModel:
     """Build the model from ``pulid_encoder.*`` and ``pulid_ca.*`` tensors; ``name`` for messages.
 
-    Raises ValueError naming the key that is missing, unexpected or of another size.
+    ``metadata`` may say in ``double_layers`` how many layers were trained for double blocks; in
+    the authors' files of 20 it is 10. Raises ValueError naming the key that is missing, unexpected
+    or of another size.
     """
     what = f"{WHAT} {name}"
     check_kind(state_dict, what)
@@ -83,7 +91,22 @@ def from_state_dict(state_dict: dict[str, Tensor], name: str) -> PulidModel:
     if not is_dynamic(id_encoder.patcher):  # a mapped file can be overwritten while it is in use
         for parameter in nn.ModuleList(layers).parameters():
             parameter.data = parameter.data.clone()
-    return PulidModel(name, id_encoder, layers)
+    return PulidModel(name, id_encoder, layers, read_double_layers(metadata or {}, layers, what))
+
+
+def read_double_layers(
+    metadata: Mapping[str, str], layers: Sequence[CrossAttention], what: str
+) -> int | None:
+    """Return how many of the layers were trained for double blocks, None if nothing says so."""
+    stated = metadata.get("double_layers", "10" if len(layers) == RELEASED_LAYERS else None)
+    if stated is None:
+        return None
+    if not stated.isdecimal() or int(stated) > len(layers):
+        raise ValueError(
+            f"{what}: its metadata says double_layers = {stated}, expected a number of at most "
+            f"{len(layers)}, its layers. Download the file again or mend its metadata."
+        )
+    return int(stated)
 
 
 def check_kind(state_dict: dict[str, Tensor], what: str) -> None:
@@ -110,7 +133,7 @@ def build_layers(state_dict: dict[str, Tensor], what: str) -> tuple[CrossAttenti
     q, kv = f"{PREFIX}0.to_q.weight", f"{PREFIX}0.to_kv.weight"
     for key in (q, kv):
         if key not in own:
-            raise ValueError(f"{what} lacks {key}. {ADVICE}")
+            raise ValueError(f"{what} lacks the tensor {key}. {ADVICE}")
     inner, dim = two_axes(own[q], q, what)
     width = two_axes(own[kv], kv, what)[1]
     if inner == 0 or inner % HEAD_DIM:

@@ -28,7 +28,7 @@ class FluxModel:
 
     width: int
     patch_size: int
-    layers: int  # cross-attention layers that its depth asks for
+    blocks: tuple[tuple[str, int, int], ...]  # what block_layers says of its depth
     dtype: torch.dtype  # in which it computes
     load_device: torch.device
     offload_device: torch.device
@@ -89,7 +89,7 @@ def fold(pulid: PulidModel, token_sets: Sequence[Tensor], flux: FluxModel) -> li
 
 def fold_now(pulid: PulidModel, token_sets: Sequence[Tensor], flux: FluxModel) -> list[Fold]:
     """Fold several token sets, visiting each layer once."""
-    device, layers = flux.load_device, pulid.layers[: flux.layers]
+    device, layers = flux.load_device, [pulid.layers[layer] for *_, layer in flux.blocks]
     tokens = [t.to(device) for t in token_sets]
     largest = sum(p.numel() for p in layers[0].parameters()) * 4
     comfy.model_management.free_memory(4 * largest, device)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ..identity.id_encoder import is_dynamic
 from ..identity.rows import Rows
 from ..identity.run import IdentityUse, SamplingRun, runs_negative, start_run
-from .blocks import Acting, Forward, IdentityBlock, block_layers
+from .blocks import Acting, Forward, IdentityBlock
 from .checkpoint import PulidModel
 from .folding import FluxModel, Fold, fold
 
@@ -45,7 +45,8 @@ NOT_INSERTED = (
     "asked for it, so the picture would not show the person. Another node has replaced FLUX's "
     "forward or skipped it in those steps (an accelerator or cache such as TeaCache or WaveSpeed, "
     "or a pack that copies the forward). Remove or bypass that node, or start its cache after the "
-    "identity's window."
+    "identity's window. Some packs change the loaded model itself: then unload the models as well "
+    "(ComfyUI's Unload Models), since it stays changed until it is loaded again."
 )
 DID_NOT_ACT = (
     "PuLID-Flux: identity {number} of {total} did not act in this run: none of its steps lies in "
@@ -90,7 +91,7 @@ class IdentityHooks:
             (WrappersMP.OUTER_SAMPLE, self.outer_sample),
             (WrappersMP.SAMPLER_SAMPLE, self.sampler_sample),
             (WrappersMP.APPLY_MODEL, self.apply_model),
-            (WrappersMP.DIFFUSION_MODEL, diffusion_model),
+            (WrappersMP.DIFFUSION_MODEL, self.diffusion_model),
         ):
             model.remove_wrappers_with_key(kind, KEY)
             model.add_wrapper_with_key(kind, KEY, wrapper)
@@ -198,6 +199,26 @@ class IdentityHooks:
             for gain in total
         ]
 
+    def diffusion_model(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Wrap FLUX's forward: chain this forward's identity onto its blocks."""
+        forward = kwargs.pop(KEY, None)
+        if forward is None:
+            return executor(*args, **kwargs)
+        options = find_options(args, kwargs)
+        replace = options.get("patches_replace", {})
+        dit = dict(replace.get("dit", {}))
+        for number, (name, index, _) in enumerate(self.flux.blocks):
+            single = name == "single_block"
+            acting = []
+            for rows, sets in forward.rows:
+                pairs = [(s.layers[number], s.single if single else s.double) for s in sets]
+                if pairs := [pair for pair in pairs if pair[1] is not None]:
+                    acting.append((rows, pairs))
+            dit[name, index] = IdentityBlock(forward, acting, single, dit.get((name, index)))
+        chained = {**options, "patches_replace": {**replace, "dit": dit}}
+        args, kwargs = with_options(args, kwargs, chained)
+        return executor(*args, **kwargs)
+
     def modules(self, base: Any) -> dict[str, nn.Module]:
         """Return the folded layers by key; a clone on another GPU has its own."""
         patcher = getattr(base, "current_patcher", None)
@@ -234,28 +255,6 @@ def follow_model(_: ModelPatcher, clone: ModelPatcher) -> None:
         own = clone.get_additional_models_with_key(KEY)
         plain = [p.clone(disable_dynamic=True) if is_dynamic(p) else p for p in own]
         clone.set_additional_models(KEY, plain)
-
-
-def diffusion_model(executor: Callable, *args: Any, **kwargs: Any) -> Any:
-    """Wrap FLUX's forward: chain this forward's identity onto its blocks."""
-    forward = kwargs.pop(KEY, None)
-    if forward is None:
-        return executor(*args, **kwargs)
-    options = find_options(args, kwargs)
-    replace = options.get("patches_replace", {})
-    dit = dict(replace.get("dit", {}))
-    depths = [len(getattr(executor.class_obj, f"{kind}_blocks")) for kind in ("double", "single")]
-    for name, index, layer in block_layers(*depths):
-        single = name == "single_block"
-        acting = []
-        for rows, sets in forward.rows:
-            pairs = [(s.layers[layer], s.single if single else s.double) for s in sets]
-            acting.append((rows, [pair for pair in pairs if pair[1] is not None]))
-        acting = [(rows, pairs) for rows, pairs in acting if pairs]
-        dit[name, index] = IdentityBlock(forward, acting, single, dit.get((name, index)))
-    chained = {**options, "patches_replace": {**replace, "dit": dit}}
-    args, kwargs = with_options(args, kwargs, chained)
-    return executor(*args, **kwargs)
 
 
 def find_options(args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,16 @@ import hosting
 
 # What meets the host: its models, samplers, patches, folders, queue and server. The face path and
 # the demo see little of it, and the browser comes with the frontend package.
-LIBRARY = ("golden", "injection", "cross_attention", "checkpoint", "identity", "folders", "legacy")
-SERVER = ("server", "legacy")
+LIBRARY = (
+    "golden",
+    "injection",
+    "cross_attention",
+    "checkpoint",
+    "identity",
+    "folders",
+    "old_packs",
+)
+SERVER = ("server", "old_packs")
 # What meets the packages besides: photos, face models, files, and the pack as a whole.
 PACKAGES = ("faces", "features", "faults", "properties", "security", "eva_clip")
 QUICK = ("-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-k", "not demo")

@@ -18,11 +18,14 @@ import numpy as np
 import pytest
 import skimage.data
 from browsing import Tab, comparable, open_tab
+from old_samples import PASS_ON, SAMPLES, old_prompt, read, samples
 from PIL import Image
+from pulid_pack.nodes import folders
+from pulid_pack.nodes.old_packs import files as old_files
+from pulid_pack.nodes.old_packs.table import TABLE
 from serving import Server
 from standins import more
 from standins.server import ROOT, TEXT_ENCODER_PACK, WORKFLOWS
-from test_legacy import PASS_ON, read, samples
 from test_workflows import pictures
 
 pytestmark = pytest.mark.browser
@@ -34,6 +37,7 @@ SCREENSHOTS = ROOT / "output" / "screenshots"
 BYPASSED = 4
 RENDERERS = ("classic", "vue")
 APPLY, ENCODE = "PuLIDFluxApply", "PuLIDFluxEncodeIdentity"
+OLD_APPLIES = [row.id for row in TABLE if row.new_id == APPLY]
 # Encode, with a batch of two photos, for itself
 ENCODE_ALONE = """() => {
   const load = tests.add("PuLIDFluxLoadModel", [0, 0]);
@@ -173,13 +177,38 @@ def test_old_file_is_upgraded_by_the_page_and_runs(tab, path):
         if node["type"] in PASS_ON:
             node["mode"] = BYPASSED
     tab.drop("old.json", "application/json", json.dumps(workflow).encode())
-    tab.page.get_by_test_id("error-overlay-see-errors").click()
-    tab.page.get_by_role("button", name="Replace All").click()
-    tab.wait_for("!tests.missing().some((type) => /pulid/i.test(type))")
+    tab.wait_for("!tests.missing().some((type) => /pulid/i.test(type))")  # nobody pressed anything
+    toast = tab.page.get_by_text("Nodes of an older PuLID pack were exchanged")
+    toast.first.wait_for()
     tab.page.evaluate("tests.takeWhatIsThere()")
-    tab.page.evaluate(f"tests.lookAt(tests.nodes().find(({{ type }}) => type === '{APPLY}'))")
-    tab.page.locator(".pulid-window").first.wait_for()
+    if any(node["type"] in OLD_APPLIES for node in workflow["nodes"]):  # not in a subgraph
+        tab.page.evaluate(f"tests.lookAt(tests.nodes().find(({{ type }}) => type === '{APPLY}'))")
+        tab.page.locator(".pulid-window").first.wait_for()
     assert run_to_picture(tab, path.stem).std() > 1
+
+
+def test_what_an_old_file_loses_is_said_when_it_opens(tab):
+    workflow = read(SAMPLES / "other_ids.json")
+    tab.drop("old.json", "application/json", json.dumps(workflow).encode())
+    lost = "PulidFluxModelLoaderMultiGPU (node 20): device 'cuda:1': not kept"
+    tab.page.get_by_text(lost).first.wait_for()
+    tab.wait_for("!tests.missing().length")
+
+
+def test_old_file_opens_with_its_values_and_links(tab):
+    workflow = read(SAMPLES / "subgraph.json")
+    folders.register()
+    prepared, _ = old_files.prepare(workflow)
+    tab.open(workflow)
+    tab.wait_for("!tests.missing().length")
+    found = tab.prompt()
+    assert set(found) == set(old_prompt(prepared))
+    kind, inputs = found["12:30"]
+    assert kind == APPLY
+    assert (inputs["weight"], inputs["face"], inputs["on_no_face"]) == (0.8, "rightmost", "skip")
+    links = {name: value for name, value in inputs.items() if isinstance(value, list)}
+    models = {"pulid_model": ["20", 0], "eva_clip": ["12:21", 0], "face_analysis": ["12:22", 0]}
+    assert links == models | {"model": ["1", 0], "image": ["4", 0]}
 
 
 @in_turn(BLUEPRINTS)

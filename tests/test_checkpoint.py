@@ -191,7 +191,7 @@ def test_widths_and_depths_that_do_not_fit():
     with pytest.raises(ValueError, match="128 values wide.*256 wide"):
         apply(model, small_pulid(), person(1))
     few = from_state_dict(weights(layers=1), "short")
-    with pytest.raises(ValueError, match="asks for 2 identity layers, short has 1"):
+    with pytest.raises(ValueError, match=r"asks for 1 \+ 1 identity layers.*short has 1 in all"):
         apply(small_flux(depth=1, depth_single=1), few, person(1))
 
 
@@ -265,3 +265,14 @@ def test_the_released_files_sizes_are_the_defaults():
     manifest = json.loads((Path(__file__).parent / "golden" / "manifest.json").read_text())
     released = {k: torch.Size(v) for k, v in manifest["idformer"]["shapes"].items()}
     assert {f"pulid_encoder.{k}": v for k, v in shapes.items()} == released
+
+
+def test_metadata_may_say_whose_the_layers_are(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for stated, expected in ((None, 10), ("12", 12), ("0", 0)):
+        save_file(weights(), path, metadata=stated and {"double_layers": stated})
+        assert load_pulid(path).double_layers == expected
+    for wrong in ("21", "ten", "-1"):
+        save_file(weights(), path, metadata={"double_layers": wrong})
+        with pytest.raises(ValueError, match=f"double_layers = {wrong}, expected a number of at"):
+            load_pulid(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,14 @@ from pulid_pack.encoders.eva_clip import (
 from pulid_pack.encoders.pixels import whiten
 from pulid_pack.identity.id_encoder import encode_joint, encode_zeros
 from safetensors.torch import load_file, save_file
-from standins.eva import EVA_FILE, EVA_POOLED, EVA_SIDE, eva_shapes, write_eva_clip
+from standins.eva import (
+    EVA_FILE,
+    EVA_POOLED,
+    EVA_SIDE,
+    eva_shapes,
+    timm_layout,
+    write_eva_clip,
+)
 from test_golden import encoder  # noqa: F401  a fixture
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -121,13 +130,75 @@ def test_other_layouts_load_to_the_same_tower(small, tmp_path, layout):
     elif layout == "original without prefix":
         tensors = {k[7:]: v for k, v in original.items() if k.startswith("visual.")}
     else:
-        tower, _ = eva_clip.picture_tower(original, small)
-        tensors = {layout + k: v for k, v in tower.items()}
+        tensors = timm_layout(original, layout)
     save_file(tensors, path)
     expected, expected_hidden = encode_pixels(load_eva_clip(small), pixels())
     found, hidden = encode_pixels(load_eva_clip(path), pixels())
     assert torch.equal(found, expected)
     assert all(torch.equal(a, b) for a, b in zip(hidden, expected_hidden, strict=True))
+
+
+def test_timms_filter_renames_every_key_and_the_way_back_is_known(small):
+    original, prefix = eva_clip.picture_tower(torch.load(small, weights_only=True), small)
+    model = eva_clip.build_tower(eva_clip.read_sizes(original, prefix, small))
+    renamed, name_in_file = eva_clip.rename_for_timm(original, prefix, model)
+    expected = timm_layout(original, "")
+    assert list(renamed) == list(expected)
+    assert all(renamed[key] is expected[key] for key in expected)
+    assert [name_in_file(key) for key in renamed] == list(original)
+
+
+def test_the_tower_is_the_one_that_open_clip_describes(small):
+    """Heads of 64, and positions laid on the 16 x 16 grid that it was trained on: timm's own."""
+    original, prefix = eva_clip.picture_tower(torch.load(small, weights_only=True), small)
+    model = eva_clip.build_tower(eva_clip.read_sizes(original, prefix, small))
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    assert len(model.blocks) == 6 and model.blocks[0].attn.num_heads == 2
+    assert model.num_prefix_tokens == 1 and model.global_pool == "token"
+    # each patch of a 4 x 4 grid lies four trained patches from the next: sin and cos of 4 * n
+    table = model.rope.get_embed()
+    assert table.shape == (16, 128) and table.device.type == "cpu"
+    sines, cosines = table.chunk(2, dim=-1)
+    steps = torch.tensor([0.0, 4.0, 8.0, 12.0])
+    torch.testing.assert_close(sines[::4, 0], steps.sin())  # down the rows, the fastest band
+    torch.testing.assert_close(cosines[::4, 0], steps.cos())
+    torch.testing.assert_close(sines[:4, 32], steps.sin())  # along a row
+
+
+def read_as_with_dynamic_vram(monkeypatch) -> None:
+    """Throw the switch of ComfyUI's dynamic VRAM; its library maps files without a card, too."""
+    control = pytest.importorskip("comfy_aimdo.control", reason="came with dynamic VRAM")
+    memory = importlib.import_module("comfy.memory_management")
+    if not hasattr(memory, "aimdo_enabled"):
+        pytest.skip("this ComfyUI has no dynamic VRAM")
+    monkeypatch.setattr(control, "lib", None)
+    if not control.init():
+        pytest.skip("dynamic VRAM's library does not load here")
+    monkeypatch.delitem(sys.modules, "comfy_aimdo.model_mmap", raising=False)
+    monkeypatch.setattr(memory, "aimdo_enabled", True)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_weights_are_copied_out_of_the_file(small, tmp_path, monkeypatch, dynamic):
+    """A tensor that stays mapped changes when its file is written over, and fails on Windows.
+
+    ComfyUI's dynamic VRAM reads files in another way; the tower is the same.
+    """
+    if dynamic:
+        read_as_with_dynamic_vram(monkeypatch)
+    path = tmp_path / "tower.safetensors"
+    save_file(timm_layout(torch.load(small, weights_only=True), ""), path)
+    eva = load_eva_clip(path)
+    monkeypatch.undo()
+    expected = encode_pixels(load_eva_clip(small), pixels())[0]
+    assert torch.equal(encode_pixels(eva, pixels())[0], expected)
+    before = {k: v.clone() for k, v in eva.patcher.model.state_dict().items()}
+    with path.open("r+b") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        file.seek(start)
+        file.write(b"\x11" * (path.stat().st_size - start))
+    after = eva.patcher.model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 def test_a_half_precision_file_is_computed_in_float32_on_a_cpu(small, tmp_path):
@@ -163,6 +234,10 @@ KEY = "visual.blocks.3.attn.q_bias"
         (lambda t: t.pop(KEY), f"lacks {KEY}"),
         (lambda t: t.pop("visual.blocks.2.mlp.w1.weight"), "lacks visual.blocks.2.mlp.w1.weight"),
         (lambda t: t.update({"visual.extra": t[KEY]}), "unexpected key visual.extra"),
+        (lambda t: t.pop("visual.norm.weight"), "lacks visual.norm.weight"),
+        # marks by which timm's filter knows other models
+        (lambda t: t.update({"visual.mask_token": t[KEY]}), "unexpected key visual.mask_token"),
+        (lambda t: t.update({"visual.conv1.weight": t[KEY]}), "key visual.conv1.weight"),
         (lambda t: t.update({KEY: t[KEY][:5]}), rf"{KEY} has shape \[5\], expected \[128\]"),
         (lambda t: t.update({"visual.pos_embed": t["visual.pos_embed"][:, :-1]}), "16 positions"),
         (lambda t: t.pop("visual.head.weight"), "head.weight"),
@@ -197,7 +272,7 @@ def test_eva_without_the_inner_norm_is_refused(small, tmp_path):
         for key in [k for k in tensors if "inner_attn_ln" in k]:
             del tensors[key]
 
-    with pytest.raises(ValueError, match="attn.norm.weight"):
+    with pytest.raises(ValueError, match=r"no visual.blocks.0.attn.inner_attn_ln.weight"):
         load_eva_clip(spoil(small, tmp_path, strip))
 
 
@@ -211,9 +286,9 @@ def test_eva_without_the_inner_norm_is_refused(small, tmp_path):
 def test_the_towers_pulid_was_not_trained_with_are_named(sizes, name):
     shapes = eva_shapes(**sizes)
     tensors = {k: torch.empty(v, device="meta") for k, v in shapes.items()}
-    tower, _ = eva_clip.picture_tower(tensors, Path("other.pt"))
+    tower, prefix = eva_clip.picture_tower(tensors, Path("other.pt"))
     with pytest.raises(ValueError, match=name):
-        eva_clip.read_sizes(tower, Path("other.pt"))
+        eva_clip.read_sizes(tower, prefix, Path("other.pt"))
 
 
 def test_damaged_files_are_named_with_their_size(small, tmp_path):

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import comfy.model_management
+import execution
+import folder_paths
 import numpy as np
 import pytest
 import skimage
 import torch
 from PIL import Image
-from pulid_pack.encoders import align, detection, landmarks, parsing, sessions
+from pulid_pack.encoders import (
+    align,
+    detection,
+    faces,
+    landmarks,
+    parsing,
+    providers,
+    sessions,
+)
 from pulid_pack.encoders.detection import Face, face_vector, order_faces, overlap
+from pulid_pack.encoders.eva_clip import EvaClip, load_eva_clip
 from pulid_pack.encoders.faces import FACE_ORDERS, align_face, detect_faces, load_face_analysis
-from pulid_pack.nodes import encode
+from pulid_pack.nodes import load as load_nodes
+from standins.eva import EVA_FILE, write_eva_clip
 from standins.faces import write_face_pack, write_parsing, write_retinaface
+
+import nodes as host_nodes
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -31,6 +47,7 @@ def files(tmp_path_factory) -> Path:
     write_face_pack(folder / "antelopev2")
     write_parsing(folder)
     write_retinaface(folder, finds=True)
+    write_eva_clip(folder)
     return folder
 
 
@@ -64,24 +81,174 @@ def crowd() -> np.ndarray:
 # Packs
 
 
-def test_auto_takes_what_onnxruntime_offers_and_says_so(analysis, files):
+def test_auto_is_the_cpu(analysis, files):
+    assert analysis.provider == "CPU"
+    assert analysis.pack == files / "antelopev2"
+    assert analysis.notes == ()
+
+
+def test_auto_is_the_cpu_where_an_accelerator_is_listed_first(files, monkeypatch):
+    offer(monkeypatch, "CUDA")
+    assert providers.choose_provider("auto") == ("CPU", ())
+    assert load(files).provider == "CPU"
+
+
+def offer(monkeypatch, *names: str) -> None:
+    """Let onnxruntime list further providers, as its other wheels do; starting one still fails."""
     import onnxruntime
 
-    offered = onnxruntime.get_available_providers()
-    expected = next(name for name, full in sessions.PROVIDERS.items() if full in offered)
-    assert analysis.provider == expected
-    assert analysis.pack == files / "antelopev2"
+    listed = [providers.PROVIDERS[name] for name in (*names, "CPU")]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
 
 
 def test_a_provider_that_is_not_offered_is_refused_with_the_list(files):
-    import onnxruntime
-
-    offered = onnxruntime.get_available_providers()
-    absent = next(n for n, full in sessions.PROVIDERS.items() if full not in offered)
+    offered = providers.offered_providers()
+    absent = next(name for name in providers.PROVIDERS if name not in offered)
     with pytest.raises(ValueError, match=rf"provider {absent} here; it offers .*CPU"):
         load(files, provider=absent)
-    with pytest.raises(ValueError, match="Unknown provider 'TPU'"):
+    with pytest.raises(ValueError, match="Unknown provider 'TPU'; choose one of auto, CPU, CUDA,"):
         load(files, provider="TPU")
+
+
+@pytest.mark.parametrize("provider", ["CUDA", "MIGraphX", "DirectML"])
+def test_an_accelerator_that_does_not_start_is_told_and_the_cpu_does_it(
+    files, monkeypatch, provider
+):
+    """What onnxruntime-gpu does without CUDA: it lists the provider and runs on the CPU."""
+    if provider in providers.offered_providers():
+        pytest.skip("it may start here")
+    offer(monkeypatch, provider)
+    found = load(files, provider=provider)
+    assert found.provider == found.sessions.at_work == "CPU"
+    (note,) = found.notes
+    assert f"onnxruntime offers {provider} but could not start it" in note
+    assert "the face models run on the CPU" in note
+    detect_faces(found, astronaut())
+    found.sessions.rest()
+    assert found.sessions.models and found.sessions.loads == 1  # it takes no accelerator's memory
+
+
+def test_the_provider_of_version_0_1_goes_on_working(files, monkeypatch):
+    """ROCM is AMD's former provider: its heir is taken where it is, else the CPU."""
+    found = load(files, provider="ROCM")
+    if "MIGraphX" not in providers.offered_providers():
+        assert found.provider == "CPU"
+        assert found.notes == (
+            "The provider ROCM has become MIGraphX, which this onnxruntime does not have: CPU is "
+            "used.",
+        )
+    offer(monkeypatch, "CUDA", "MIGraphX")
+    chosen = providers.choose_provider("ROCM")
+    assert chosen == ("MIGraphX", ("The provider ROCM has become MIGraphX.",))
+
+
+def test_the_node_lists_the_table_and_the_host_takes_old_choices_too(monkeypatch, tmp_path):
+    for name in load_nodes.folders.OWN_FOLDERS:
+        place = ([str(tmp_path)], set())
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, name, place)
+    schema = load_nodes.PuLIDFluxLoadInsightFace.define_schema()
+    (provider,) = (one for one in schema.inputs if one.id == "provider")
+    assert provider.options == ["auto", "CPU", "CUDA", "MIGraphX", "CoreML", "DirectML"]
+    for name in ("auto", "CPU", "CUDA", "ROCM", "CoreML", "DirectML"):
+        assert accepted(name), name
+
+
+def accepted(provider: str) -> bool:
+    """Return whether the host takes the loader with ``provider`` in a prompt."""
+    node = load_nodes.PuLIDFluxLoadInsightFace
+    inputs = {
+        "model_pack": "antelopev2",
+        "provider": provider,
+        "parsing_model": "parsing_bisenet.pth",
+        "landmarks": "model pack",
+    }
+    prompt = {"1": {"class_type": "Faces", "inputs": inputs}}
+    known = {"Faces": node}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_nodes, "NODE_CLASS_MAPPINGS", known)
+        valid, errors, _ = asyncio.run(execution.validate_inputs("p", prompt, "1", {}))
+    return valid and not errors
+
+
+@pytest.mark.parametrize(
+    ("device", "provider", "expected"),
+    [
+        ("cuda:1", "CUDA", {"device_id": "1", "cudnn_conv_algo_search": "HEURISTIC"}),
+        ("cuda:0", "CUDA", {"device_id": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
+        ("cuda", "MIGraphX", {"device_id": "0"}),
+        ("cpu", "CUDA", {"cudnn_conv_algo_search": "HEURISTIC"}),
+        ("cuda:1", "DirectML", {}),  # it counts cards in its own order
+        ("mps", "CoreML", {}),
+    ],
+)
+def test_an_accelerator_is_comfyuis_own_and_searches_quickly(
+    monkeypatch, device, provider, expected
+):
+    here = torch.device(device)
+    monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: here)
+    assert providers.provider_arguments(provider) == {
+        "providers": [providers.PROVIDERS[provider], "CPUExecutionProvider"],
+        "provider_options": [expected, {}],
+    }
+
+
+def test_sessions_get_those_arguments(files, monkeypatch):
+    """They reach onnxruntime through insightface; a session tells what it was made with."""
+    import onnxruntime
+
+    asked = []
+    make = onnxruntime.InferenceSession.__init__
+
+    def note(self, *args, **kwargs):
+        asked.append((kwargs["providers"], kwargs["provider_options"]))
+        make(self, *args, **kwargs)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "__init__", note)
+    offer(monkeypatch, "CUDA")
+    load(files, provider="CUDA")
+    wanted = providers.provider_arguments("CUDA")
+    assert asked == [(wanted["providers"], wanted["provider_options"])] * 2
+
+
+def test_libraries_are_found_before_cuda_is_asked_for(monkeypatch):
+    import onnxruntime
+
+    calls = []
+    preload = lambda: calls.append("preload")  # noqa: E731
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    providers.prepare_libraries("CPU")
+    assert calls == []
+    providers.prepare_libraries("CUDA")
+    assert calls == ["preload"]
+    monkeypatch.delattr(onnxruntime, "preload_dlls")
+    providers.prepare_libraries("CUDA")  # before 1.21 there is none
+
+
+@pytest.mark.parametrize("name", ["antelopev2", "own"])
+def test_the_pack_is_told_by_its_recogniser(files, tmp_path, name):
+    assert load(files).notes == ()
+    source, pack = files / "antelopev2", tmp_path / name
+    pack.mkdir()
+    shutil.copy(source / "scrfd_10g_bnkps.onnx", pack / "det_10g.onnx")
+    shutil.copy(source / "glintr100.onnx", pack / "w600k_r50.onnx")
+    (note,) = sessions.open_sessions(pack, "CPU")[1]
+    assert f"{name} is not antelopev2 (its recogniser is w600k_r50.onnx)" in note
+    assert "another face space, low likeness" in note
+    shutil.copy(source / "glintr100.onnx", pack / "glintr100.onnx")
+    assert sessions.open_sessions(pack, "CPU")[1] == ()
+
+
+def test_the_loader_says_on_the_node_what_runs_and_what_is_odd(files, monkeypatch):
+    said = []
+    monkeypatch.setattr(load_nodes, "show", lambda node, notes: said.extend(n.text for n in notes))
+    by_name = {"pack": files / "antelopev2", "parser": files / "parsing_bisenet.pth"}
+    monkeypatch.setattr(load_nodes.folders, "find", lambda kind, name: by_name[name])
+    node = load_nodes.PuLIDFluxLoadInsightFace
+    node.execute("pack", "auto", "parser", "model pack")
+    offer(monkeypatch, "CUDA")
+    node.execute("pack", "CUDA", "parser", "model pack")
+    assert said[:2] == ["Face models on CPU"] * 2
+    assert said[2].startswith("onnxruntime offers CUDA but could not start it")
 
 
 def test_a_nested_pack_is_found(files, tmp_path):
@@ -95,9 +262,10 @@ def test_a_pack_with_other_file_names_works(files, tmp_path):
     pack.mkdir()
     shutil.copy(source / "scrfd_10g_bnkps.onnx", pack / "b.onnx")
     shutil.copy(source / "glintr100.onnx", pack / "a.onnx")
-    patcher, _ = sessions.open_sessions(pack, "CPU")
-    assert patcher.model.get("detection").taskname == "detection"
-    assert patcher.model.get("recognition").taskname == "recognition"
+    opened, _ = sessions.open_sessions(pack, "CPU")
+    assert opened.get("detection").taskname == "detection"
+    assert opened.get("recognition").taskname == "recognition"
+    assert opened.recogniser == "a.onnx"
 
 
 @pytest.mark.parametrize("content", ["empty", "zip", "absent"])
@@ -298,7 +466,7 @@ def test_a_face_that_only_retinaface_found_is_recognised_from_the_crop(files, an
     crop = align_face(fine, astronaut(), faces[0])
     vector = face_vector(fine.sessions, astronaut(), faces[0], crop)
     small = np.array(Image.fromarray(crop).resize((112, 112), Image.Resampling.BILINEAR))
-    direct = fine.sessions.model.get("recognition").get_feat(small[:, :, ::-1]).flatten()
+    direct = fine.sessions.get("recognition").get_feat(small[:, :, ::-1]).flatten()
     assert vector.shape == (512,)
     cosine = vector @ direct / np.linalg.norm(vector) / np.linalg.norm(direct)
     assert cosine > 0.9
@@ -327,36 +495,46 @@ def test_labels_follow_the_picture(analysis):
 # Memory
 
 
-def test_models_are_kept_between_runs_and_leave_when_the_host_unloads_them(files):
-    analysis = load(files, provider="CPU")
-    held = analysis.sessions.model
-    before = detect_faces(analysis, astronaut())
+def test_on_the_cpu_sessions_live_until_the_loaders_output_dies(files):
+    """No run, and nothing that the host unloads, ends them; the last reference does, at once."""
+    analysis = load(files)
+    faces.face_features(analysis, small_eva(files), portrait())
     detect_faces(analysis, astronaut())
-    assert held.loads == 1
     comfy.model_management.unload_all_models()
-    assert not held.models
-    after = detect_faces(analysis, astronaut())
-    assert held.loads == 2
+    analysis.sessions.rest()
+    assert analysis.sessions.loads == 1
+    alive = [weakref.ref(model.session) for model in analysis.sessions.models.values()]
+    assert len(alive) == 2 and all(one() for one in alive)
+    del analysis
+    assert not any(one() for one in alive)
+
+
+def test_on_an_accelerator_encoding_ends_the_sessions_and_nothing_else(files, monkeypatch):
+    """The memory of onnxruntime is beyond the host's reach; all other models are the host's."""
+    analysis, eva = load(files), small_eva(files)
+    held = analysis.sessions
+    before = detect_faces(analysis, astronaut())
+    monkeypatch.setattr(sessions.FaceSessions, "at_work", "CUDA")
+    alive = [weakref.ref(model.session) for model in held.models.values()]
+    faces.face_features(analysis, eva, portrait())
+    assert held.loads == 1 and not held.models and not any(one() for one in alive)
+    loaded = [m.model for m in comfy.model_management.current_loaded_models]
+    assert any(m.is_clone(analysis.parser) for m in loaded)
+    assert any(m.is_clone(eva.patcher) for m in loaded)
+    with pytest.raises(ValueError, match="No face was found"):
+        faces.face_features(analysis, eva, torch.zeros(1, 64, 64, 3))
+    assert held.loads == 2 and not held.models
+    after = detect_faces(analysis, astronaut())  # and they come back when they are wanted
+    assert held.loads == 3
     assert np.array_equal(before[0].box, after[0].box)
 
 
-def test_released_models_leave_their_device_and_others_stay(files):
-    """After encoding on a GPU nothing of the face stack stays on it; done here on the CPU."""
-    released, kept = (load(files, provider="CPU") for _ in range(2))
+def small_eva(files: Path) -> EvaClip:
+    return load_eva_clip(files / EVA_FILE)
 
-    def use(analysis) -> None:
-        detect_faces(analysis, astronaut())
-        parsing.parse_faces(analysis.parser, torch.zeros(1, 512, 512, 3))
 
-    use(released)
-    use(kept)
-    encode.release([released.sessions, released.parser])
-    loaded = [m.model for m in comfy.model_management.current_loaded_models]
-    assert not any(m.is_clone(released.parser) or m.is_clone(released.sessions) for m in loaded)
-    assert any(m.is_clone(kept.parser) for m in loaded)
-    assert not released.sessions.model.models and kept.sessions.model.models
-    use(released)  # and they come back when they are wanted
-    assert released.sessions.model.loads == 2 and kept.sessions.model.loads == 1
+def portrait() -> torch.Tensor:
+    return torch.from_numpy(astronaut())[None] / 255
 
 
 def test_loading_draws_no_random_numbers(files):
@@ -386,7 +564,7 @@ class Without:
         return getattr(self.finder, name)
 
 TESTS, FILES = sys.argv[1:]
-every = {"timm", "insightface", "onnxruntime", "facexlib", "cv2"}
+every = {"open_clip", "timm", "insightface", "onnxruntime", "facexlib", "cv2"}
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 Without.blocked = every
 sys.path.insert(0, TESTS)
@@ -402,6 +580,7 @@ calls = {
 # Each package is blocked until it was asked for in vain, so none has been imported before.
 for blocked, call in (
     (every, "timm"),
+    ({"open_clip"}, "timm"),
     (every, "faces"),
     ({"onnxruntime"}, "faces"),
     ({"cv2"}, "faces"),
@@ -429,6 +608,7 @@ def test_a_missing_package_is_named_with_the_install_line(files):
     lines = [line.strip() for line in done.stdout.splitlines() if line.startswith("    python ")]
     assert lines == [
         "python -m pip install timm",
+        "python -m pip install open_clip_torch",
         "python -m pip install insightface",
         "python -m pip install insightface onnxruntime",
         "python -m pip install insightface opencv-python",

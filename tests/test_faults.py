@@ -16,7 +16,7 @@ from pulid_pack.identity.files import load_identity, save_identity
 from pulid_pack.pulid_flux.checkpoint import load_pulid
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from standins.eva import EVA_POOLED, EVA_WIDTH, write_eva_clip
+from standins.eva import EVA_POOLED, EVA_WIDTH, timm_layout, write_eva_clip
 from standins.faces import write_face_pack, write_parsing, write_retinaface
 from standins.lab import person
 from standins.pulid import write_pulid
@@ -41,9 +41,8 @@ def samples(tmp_path_factory) -> dict[str, Sample]:
     write_pulid(pulid, vit_width=EVA_WIDTH, id_cond_width=512 + EVA_POOLED)
     eva = write_eva_clip(folder)
     original = torch.load(eva, weights_only=True)
-    timm_layout, _ = eva_clip.picture_tower(original, eva)
     trunk = folder / "open_clip.safetensors"
-    save_file({f"visual.trunk.{k}": v.contiguous() for k, v in timm_layout.items()}, trunk)
+    save_file(timm_layout(original, "visual.trunk."), trunk)
     identity = folder / "identity.safetensors"
     save_identity(person(1), identity, preview=torch.rand(40, 30, 3))
     write_parsing(folder)

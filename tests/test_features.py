@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import skimage
 import torch
 from insightface.data import get_image
 from PIL import Image
-from pulid_pack.encoders import align, eva_clip, faces
+from pulid_pack.encoders import align, eva_clip, faces, photo
 from pulid_pack.encoders.eva_clip import load_eva_clip, preprocess
 from pulid_pack.encoders.faces import (
     FACE_ORDERS,
@@ -24,8 +25,10 @@ from pulid_pack.encoders.faces import (
     order_faces,
     prepare_photo,
 )
+from pulid_pack.nodes import encoding
 from standins.eva import EVA_POOLED, EVA_WIDTH, write_eva_clip
 from standins.faces import write_face_pack, write_parsing
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SAME_PERSON = 0.75
 
@@ -230,9 +233,17 @@ def test_skipping_leaves_out_only_the_faceless_photo(models):
     torch.testing.assert_close(found.id_cond[1], alone.id_cond[0], rtol=0, atol=1e-5)
 
 
-def test_when_all_are_skipped_it_is_an_error(models):
-    with pytest.raises(ValueError, match="None of the 2 images has a face"):
-        face_features(*models, batch(blank(), blank()), on_no_face="skip")
+@pytest.mark.parametrize("on_no_face", ["skip", "plain model"])
+def test_without_any_face_nobody_is_left(models, on_no_face):
+    found = face_features(*models, batch(blank(), blank()), on_no_face=on_no_face)
+    assert len(found.crops) == len(found.id_cond) == 0 and len(found.annotated) == 2
+    assert [photo.skipped for photo in found.photos] == [True, True]
+
+
+def test_plain_model_leaves_nobody_where_one_photo_has_no_face(models):
+    photos = batch(astronaut(), blank())
+    assert len(face_features(*models, photos, on_no_face="skip").crops) == 1
+    assert len(face_features(*models, photos, on_no_face="plain model").crops) == 0
 
 
 def test_eight_photos_run_eva_clip_once(models):
@@ -244,7 +255,7 @@ def test_eight_photos_run_eva_clip_once(models):
     finally:
         handle.remove()
     assert runs == [8]
-    assert analysis.sessions.model.loads == 1
+    assert analysis.sessions.loads == 1
 
 
 def test_agreement_is_the_cosine_of_each_pair():
@@ -285,6 +296,49 @@ def test_long_edges_become_1024(shape):
     assert (photo.shape[0] > photo.shape[1]) == (height > width)
 
 
+def test_what_the_bands_make_is_what_the_whole_makes(monkeypatch):
+    """A photo is converted in bands of rows; the last is shorter, and every channel keeps its."""
+    image = torch.rand(37, 23, 4, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
+    clipped = image.clamp(0, 1)
+    colour, alpha = clipped[..., :3], clipped[..., 3:]
+    whole = ((colour * alpha + (1 - alpha)) * 255).round().to(torch.uint8)
+    monkeypatch.setattr(photo, "BAND", 23 * 4 * 5)  # five rows at a time
+    assert np.array_equal(prepare_photo(image), whole.numpy())
+    grey = (clipped[..., 1:2].half().float() * 255).round().to(torch.uint8).expand(-1, -1, 3)
+    assert np.array_equal(prepare_photo(image[..., 1:2].half()), grey.numpy())
+    image[36, 22, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        prepare_photo(image)
+
+
+class Tensors(TorchDispatchMode):
+    """Notes the largest tensor that torch makes, in bytes; a view makes none."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        given = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
+        if isinstance(made, torch.Tensor) and made.untyped_storage().data_ptr() not in given:
+            self.largest = max(self.largest, made.nbytes)
+        return made
+
+
+def test_a_large_photo_is_never_held_in_float_a_second_time():
+    """Both as the face models' photo and as the page's; 8 bits of the whole are all it takes."""
+    image = torch.rand(1, 3000, 4000, 3)
+    for work in (lambda: prepare_photo(image[0]), lambda: encoding.plain_photos(image)):
+        tracemalloc.start()
+        try:
+            with Tensors() as tensors:
+                work()
+            peak = tracemalloc.get_traced_memory()[1]  # numpy's arrays
+        finally:
+            tracemalloc.stop()
+        assert 0 < tensors.largest < image.nbytes / 8
+        assert image.nbytes / 4 < peak < image.nbytes * 0.4
+
+
 def test_small_photos_are_not_enlarged():
     assert prepare_photo(torch.zeros(8, 9, 1)).shape == (8, 9, 3)
 
@@ -321,7 +375,7 @@ def test_the_index_of_the_unfit_photo_is_told(models):
 
 
 def test_unknown_choices_are_refused(models):
-    with pytest.raises(ValueError, match=r"on_no_face is 'ignore'.*error, skip"):
+    with pytest.raises(ValueError, match=r"on_no_face is 'ignore'.*error, skip, plain model"):
         face_features(*models, portrait(), on_no_face="ignore")
     with pytest.raises(ValueError, match="Unknown face order 'best'"):
         face_features(*models, portrait(), face="best")

@@ -8,8 +8,10 @@ from pathlib import Path
 import folder_paths
 import pytest
 import torch
-from pulid_pack.encoders.faces import PhotoFeatures, PhotoRecord
-from pulid_pack.nodes import encode, folders, load
+from pulid_pack.encoders.faces import PhotoRecord
+from pulid_pack.identity.identity import Identity
+from pulid_pack.nodes import encoding, folders, load
+from pulid_pack.nodes.feedback import show
 from pulid_pack.nodes.folders import EVA_CLIP, FACE_PACK, LANDMARKS, PARSING, PULID
 
 
@@ -128,12 +130,86 @@ def test_a_photo_of_somebody_else_is_a_warning_with_its_index(caplog):
     arcface = torch.stack([one, one + 0.1 * other, other])
     records = tuple(PhotoRecord(i, (), None if i == 1 else 0) for i in range(4))
     empty = torch.zeros(3, 1)
-    features = PhotoFeatures(empty, (), empty, empty, empty, records, arcface)
+    notes = encoding.notes_on(encoding.Encoded(Identity(empty, empty), empty, records, arcface))
 
     class Node:
         hidden = None
 
-    encode.report(Node, features)
-    assert "No face in image 1" in caplog.text
-    assert "Image 3 looks like somebody else: 0.05" in caplog.text
-    assert "Image 0 looks" not in caplog.text and "Image 2 looks" not in caplog.text
+    shown = show(Node, notes)["pulid_notes"]
+    assert [(note["text"], note["warning"]) for note in shown] == [
+        ("No face in image 1: left out.", True),
+        (
+            "How much the faces agree with the others: image 0 0.50, image 2 0.55, image 3 0.05.",
+            False,
+        ),
+        (
+            "Image 3 looks like somebody else: 0.05 to the other photos, expected 0.3 or more.",
+            True,
+        ),
+    ]
+    assert "Image 3 looks" in caplog.text and "No face in image 1" in caplog.text
+    assert "How much" not in caplog.text
+
+
+def test_linked_folders_are_seen(root, tmp_path):
+    """ComfyUI follows links, and so do users who keep their models elsewhere."""
+    elsewhere = put(tmp_path / "elsewhere" / "deep" / "pulid_flux_v0.9.1.safetensors")
+    (root / "pulid").mkdir()
+    (root / "pulid" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    name = "linked/deep/pulid_flux_v0.9.1.safetensors"
+    assert folders.options(PULID) == [name]
+    assert folders.find(PULID, name).samefile(elsewhere)
+
+
+def test_antelopev2_is_the_default_even_when_only_another_pack_is_there(root):
+    put(root / "insightface" / "models" / "buffalo_l" / "w600k_r50.onnx")
+    assert folders.options(FACE_PACK) == ["antelopev2", "buffalo_l"]
+    info = load.PuLIDFluxLoadInsightFace.define_schema().inputs[0]
+    assert info.options[0] == "antelopev2"
+    with pytest.raises(FileNotFoundError, match="'antelopev2' was not found. There: buffalo_l."):
+        folders.find(FACE_PACK, "antelopev2")
+
+
+def test_a_zip_and_a_loose_file_are_named(root):
+    zipped = put(root / "insightface" / "models" / "antelopev2.zip")
+    loose = put(root / "insightface" / "glintr100.onnx")
+    with pytest.raises(FileNotFoundError) as error:
+        folders.find(FACE_PACK, "antelopev2")
+    assert f"Still zipped, unpack it into a folder of its name: {zipped}." in str(error.value)
+    assert f"Not in the folder of a pack, move them into one: {loose}." in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["insightface", "insightface/models"])
+def test_the_files_of_antelopev2_without_its_folder_are_used(root, place):
+    for name in folders.LOOSE_PACK:
+        put(root / place / name)
+    assert folders.options(FACE_PACK) == ["antelopev2"]
+    assert folders.find(FACE_PACK, "antelopev2") == root / place
+
+
+def test_insightface_s_own_folder_counts(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root / "home"))
+    monkeypatch.setenv("USERPROFILE", str(root / "home"))
+    put(root / "home" / ".insightface" / "models" / "antelopev2" / "glintr100.onnx")
+    found = folders.find(FACE_PACK, "antelopev2")
+    assert found == root / "home" / ".insightface" / "models" / "antelopev2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (EVA_CLIP, "models--QuanSun--EVA-CLIP/snapshots/11afd202/EVA02_CLIP_L_336_psz14_s6B.pt"),
+        (PULID, "models--guozinan--PuLID/snapshots/c3e0f5/pulid_flux_v0.9.1.safetensors"),
+    ],
+    ids=["EVA-CLIP", "PuLID"],
+)
+def test_hugging_face_s_cache_counts(root, monkeypatch, kind, name):
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.delenv("HUGGINGFACE_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(root / "hf"))
+    path = put(root / "hf" / "hub" / name)
+    put(path.with_name("pulid_v1.bin"))  # for SDXL
+    assert folders.options(kind) == [path.name]
+    assert folders.find(kind, path.name) == path
+    own = put(root / kind.folders[0] / path.name)
+    assert folders.find(kind, path.name) == own  # ComfyUI's folders come first

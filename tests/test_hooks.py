@@ -17,7 +17,9 @@ from pulid_pack.identity.identity import Identity
 from pulid_pack.identity.run import start_run
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from pulid_pack.pulid_flux.apply import hooks_of
+from pulid_pack.pulid_flux.blocks import block_layers
 from pulid_pack.pulid_flux.checkpoint import from_state_dict
+from pulid_pack.pulid_flux.cross_attention import FoldingLayer
 from pulid_pack.pulid_flux.folding import FluxModel, fold
 from pulid_pack.pulid_flux.hooks import NOT_INSERTED
 from standins.flux import random_weights, write_flux
@@ -355,11 +357,11 @@ def test_one_folded_identity_is_small():
         shapes[f"pulid_ca.{i}.to_out.weight"] = (3072, 2048)
     weights = random_weights(shapes | encoder_shapes(64, 2048, 128, 576), torch.Generator())
     pulid = from_state_dict({k: v.bfloat16() for k, v in weights.items()}, "true width")
-    cpu = torch.device("cpu")
+    cpu, blocks = torch.device("cpu"), tuple(block_layers(1, 1))
     (folded,) = fold(
         pulid,
         [torch.randn(1, 32, 2048)],
-        FluxModel(3072, 2, 2, torch.bfloat16, cpu, cpu, dynamic=False),
+        FluxModel(3072, 2, blocks, torch.bfloat16, cpu, cpu, dynamic=False),
     )
     replaced = sum(p.nbytes for layer in pulid.layers for p in layer.parameters())
     assert folded.patcher.model_size() <= 0.155 * replaced
@@ -381,16 +383,32 @@ def test_no_text_vector_and_no_guidance(pulid):
 
 
 @pytest.mark.parametrize(("doubles", "singles"), [(8, 38), (19, 10), (5, 7), (1, 1)])
-def test_pruned_depths(pulid, doubles, singles):
-    flux = small_flux(depth=doubles, depth_single=singles)
-    model = apply(flux, pulid, person(1))
-    used = -(-doubles // 2) + -(-singles // 4)
-    assert all(len(layers.layers) == used for layers in identity_layers(model))
+@pytest.mark.parametrize("double_layers", [10, 12])
+def test_in_pruned_models_blocks_take_the_layers_of_their_kind(doubles, singles, double_layers):
+    """The authors' files have 10 + 10 layers; another file may say how many are for doubles."""
+    if double_layers == 12 and singles > 32:
+        singles = 32  # as many as its eight other layers are for
+    metadata = None if double_layers == 10 else {"double_layers": str(double_layers)}
+    pulid = small_pulid(metadata=metadata)
+    model = apply(small_flux(depth=doubles, depth_single=singles), pulid, person(1))
+    own = [*range(-(-doubles // 2)), *(double_layers + i for i in range(-(-singles // 4)))]
+    (used, _) = hooks_of(model).folds
+    cpu = torch.device("cpu")
+    for layer, number in zip(used.fold.patcher.model.layers, own, strict=True):
+        a, _, values = FoldingLayer(pulid.layers[number], cpu).fold(person(1).id_tokens)
+        assert torch.equal(layer.scores.weight, a) and torch.equal(layer.values.weight, values)
     called = []
-    for number, layer in enumerate(identity_layers(model)[0].layers):
+    for number, layer in enumerate(used.fold.patcher.model.layers):
         layer.register_forward_hook(lambda *_, number=number: called.append(number))
     sample(model, steps=1)
-    assert called == list(range(used))
+    assert called == list(range(len(own)))
+
+
+def test_single_blocks_beyond_the_files_layers_are_refused(pulid):
+    with pytest.raises(ValueError, match=r"asks for 10 \+ 11 identity layers.*has 20 in all"):
+        apply(small_flux(depth=19, depth_single=41), pulid, person(1))
+    with pytest.raises(ValueError, match=r"asks for 11 \+ 1 identity layers"):
+        apply(small_flux(depth=21, depth_single=1), pulid, person(1))
 
 
 def test_fill(pulid):

@@ -19,7 +19,7 @@ OPTIONAL = {
     "insightface": "insightface",
     "onnxruntime": "onnxruntime",
     "facexlib": "facexlib",
-    "open_clip": None,  # known in the field, but no node needs it: timm has the same tower
+    "open_clip": "open_clip_torch",
     "timm": "timm",
     "cv2": "opencv-python",
 }
@@ -164,9 +164,6 @@ def test_each_package_can_be_absent(without, module):
     loaded, errors = without[module]
     assert loaded == []
     package = OPTIONAL[module]
-    if package is None:
-        assert errors == {}
-    else:
-        assert "pulid" not in errors and errors
-        for kind, text in errors.values():
-            assert kind == "RuntimeError" and "pip install" in text and package in text
+    assert "pulid" not in errors and errors
+    for kind, text in errors.values():
+        assert kind == "RuntimeError" and "pip install" in text and package in text

@@ -14,7 +14,7 @@ from standins.server import ROOT
 RAISED = ("ValueError", "FileNotFoundError", "RuntimeError")
 SOURCES = sorted(
     path
-    for folder in ("nodes", "encoders", "pulid_flux", ".")
+    for folder in ("nodes", "nodes/old_packs", "encoders", "identity", "pulid_flux", ".")
     for path in (ROOT / folder).glob("*.py")
 )
 SECTION = "## When something goes wrong"

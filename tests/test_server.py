@@ -116,38 +116,6 @@ def test_prompt_and_identity_change_the_picture(server, basic):
     assert (latent(server, basic, flux) - plain).abs().mean() > 0.05
 
 
-def test_new_weight_does_not_encode_the_face_again(server, basic):
-    set_inputs(basic, "KSampler", seed=103)
-    set_inputs(basic, "PuLIDFluxApply", face_index=0, grayscale=False)  # unlike the other tests
-    first = server.queue(basic)
-    assert first.error is None
-    apply = node_of(basic, "PuLIDFluxApply")
-    encode, inject = (node for node in first.executed if node.startswith(f"{apply}."))
-    set_inputs(basic, "PuLIDFluxApply", weight=0.6)
-    second = server.queue(basic)
-    assert second.error is None
-    assert [node for node in second.executed if node.startswith(f"{apply}.")] == [inject]
-    assert encode not in second.executed
-    loaders = {node for node in basic if basic[node]["class_type"] in FACE_NODES}
-    assert not loaders & set(second.executed)
-    assert node_of(basic, "KSampler") in second.executed
-
-
-def test_new_weight_after_new_seeds_does_not_encode_the_face_again(server, basic):
-    """While Apply itself is cached the host forgets its inner nodes; the encoding is kept."""
-    set_inputs(basic, "PuLIDFluxApply", on_no_face="skip")  # unlike the other tests
-    apply = node_of(basic, "PuLIDFluxApply")
-    inner = []
-    for seed, weight in ((201, 0.5), (202, 0.5), (203, 0.5), (203, 0.55)):
-        set_inputs(basic, "KSampler", seed=seed)
-        set_inputs(basic, "PuLIDFluxApply", weight=weight)
-        result = server.queue(basic)
-        assert result.error is None
-        inner.append([node for node in result.executed if node.startswith(f"{apply}.")])
-    encode, inject = inner[0]
-    assert inner[1:] == [[], [], [inject]]
-
-
 def test_weight_zero_is_the_plain_model_to_the_bit(server, basic):
     apply = node_of(basic, "PuLIDFluxApply")
     set_inputs(basic, "KSampler", seed=104)

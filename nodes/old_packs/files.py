@@ -1,9 +1,8 @@
-"""Files of older packs, made ready for ComfyUI's node replacement.
+"""Files for older PuLID-FLUX packs (the page's form), upgraded before the page opens them.
 
-Node replacement puts one node in the place of one. What goes beyond that is done here, on the file
-before the page opens it: nunchaku's loader becomes three, options move onto the node they were
-for, a node that only passed the model on is left out, and words that mean something else now are
-translated.
+A file has nodes, links and, since subgraphs, definitions with nodes and links of their own. Its
+forms differ: links as lists or objects, ``pos`` as a list or object, values as a list, an object
+or null. What cannot be read is left as it stands.
 """
 
 from __future__ import annotations
@@ -15,172 +14,128 @@ from aiohttp import web
 
 import nodes as host
 
+from .graph import BYPASSED, GETS, SETS, Graph, Key, Link, Node, pass_on
+from .sockets import Scope, as_dict, as_list
 from .table import OLD
+from .upgrade import Upgrade
 
-Node = dict[str, Any]
-ROUTE = "/pulid_flux/prepare_file"
-
-# What "Enhanced" files store after weight, start_at and end_at; shorter files lack it.
-ENHANCED = ["mean", 1.0, 0.0, 1000, True]
-LOADERS = (
-    ("pulid_flux", "PulidFluxModelLoader", "PULIDFLUX"),
-    ("eva_clip", "PulidFluxEvaClipLoader", "EVA_CLIP"),
-    ("face_analysis", "PulidFluxInsightFaceLoader", "FACEANALYSIS"),
-)
-HEIGHT, GAP = 60, 70  # of new loaders, in pixels; the gap has room for their title bars
+ROUTES = ("/pulid_flux/old_nodes", "/pulid_flux/prepare_file")
+INPUT, OUTPUT = -10, -20  # the edges of a subgraph, as its links name them
 
 
 def serve(server: Any) -> None:
-    """Add the route through which the page has a file prepared."""
+    """Add the routes that tell the page which nodes are older ones, and upgrade a file."""
 
-    @server.routes.post(ROUTE)
+    @server.routes.get(ROUTES[0])
+    async def old_nodes(request: web.Request) -> web.Response:
+        return web.json_response(sorted(set(OLD) - set(host.NODE_CLASS_MAPPINGS)))
+
+    @server.routes.post(ROUTES[1])
     async def prepare_file(request: web.Request) -> web.Response:
-        return web.json_response(prepare(await request.json()))
+        try:
+            given = await request.json()
+        except ValueError as error:
+            return web.json_response({"error": f"not a file: {error}"}, status=400)
+        file, message = prepare(given)
+        return web.json_response({"file": file, "message": message})
 
 
-def prepare(graph: dict[str, Any]) -> dict[str, Any]:
-    """Return a file (UI form) whose older nodes can be replaced one by one."""
-    return File(graph).run()
+def prepare(file: Any) -> tuple[Any, str]:
+    """Return a file with older nodes exchanged, and what is to be said, "" if there were none."""
+    scopes = read_scopes(file)
+    graph = read(scopes)
+    upgrade = Upgrade(graph, lambda scope, *where: scopes[scope].place(graph, *where))
+    upgrade.run()
+    if not upgrade.kinds:
+        return file, ""
+    for node in graph.nodes.values():
+        if node.kind in scopes and node.kind:
+            rename_shown(node, scopes[node.kind], upgrade)
+    for scope in scopes.values():
+        lost = [kind for kind in scope.unread if kind in OLD]
+        upgrade.notes += [
+            f"A node {kind} has no id of its own and stays as it is." for kind in lost
+        ]
+        scope.write(graph, upgrade.new)
+    return scopes[""].raw, upgrade.message()
 
 
-class File:
-    """One file; the one given stays as it is."""
+def read_scopes(file: Any) -> dict[str, Scope]:
+    """Return the root of a file, by the name "", and its subgraphs by their ids, all copied."""
+    root = copy.deepcopy(file)
+    scopes = {"": Scope("", root)}
+    for raw in as_list(as_dict(as_dict(root).get("definitions")).get("subgraphs")):
+        name = as_dict(raw).get("id")
+        if isinstance(name, str) and name:
+            scopes.setdefault(name, Scope(name, raw))
+    return scopes
 
-    def __init__(self, graph: dict[str, Any]):
-        self.graph = copy.deepcopy(graph)
-        self.nodes: dict[Any, Node] = {node["id"]: node for node in self.graph.get("nodes") or []}
-        self.links: dict[int, list[Any]] = {
-            link[0]: link for link in self.graph.get("links") or [] if isinstance(link, list)
-        }
 
-    def run(self) -> dict[str, Any]:
-        """Return the prepared file."""
-        if len(self.links) < len(self.graph.get("links") or []):
-            return self.graph  # not the form of file that the older packs' workflows are in
-        for node in self.old("NunchakuFluxPuLIDApplyV2"):
-            node["type"] = "ApplyPulidFlux"
-        for node in self.old("NunchakuPuLIDLoaderV2"):
-            self.split_loader(node)
-        for node in self.old("PulidFluxInsightFaceLoader"):
-            words = OLD[node["type"]].words["provider"]
-            node["widgets_values"] = [words.get(v, v) for v in node.get("widgets_values") or []]
-        for node in self.old("FixPulidFluxPatch"):
-            self.leave_out(node)
-        for node in self.old("PulidFluxFaceDetector"):
-            self.give_models(node)
-        for node in self.old("PulidFluxOptions"):
-            self.move_options(node)
-        self.graph["nodes"] = list(self.nodes.values())
-        self.graph["links"] = list(self.links.values())
-        self.graph["last_node_id"] = max([int(i) for i in self.nodes], default=0)
-        self.graph["last_link_id"] = max(self.links, default=0)
-        return self.graph
+def read(scopes: dict[str, Scope]) -> Graph:
+    """Return the graph of a file: the nodes of all scopes, joined over the edges of subgraphs."""
+    graph, names = Graph(), {}
+    for scope in scopes.values():
+        for key, raw in scope.nodes.items():
+            row = OLD.get(raw["type"])
+            node = Node(raw["type"], raw, links=scope.links_into(raw, by_name=row is not None))
+            node.mode = raw.get("mode")
+            stored = raw.get("widgets_values")
+            if row is not None and isinstance(stored, list):
+                node.values = dict(zip(row.widgets, stored, strict=False))
+            elif row is not None:
+                node.values = dict(as_dict(stored))
+            if node.kind in (*SETS, *GETS):
+                names[key] = next((v for v in as_list(stored) if isinstance(v, str)), None)
+            graph.nodes[key] = node
+        if scope.name:
+            graph.nodes[scope.name, OUTPUT] = Node("the subgraph's output", {})
+            graph.nodes[scope.name, OUTPUT].links = scope.links_out(OUTPUT)
+            graph.nodes[scope.name, INPUT] = Node("the subgraph's input", {})
+    for key, node in list(graph.nodes.items()):
+        if node.kind in scopes and node.kind:
+            join(graph, key, node, scopes[node.kind])
+    pass_on(graph, names)
+    return graph
 
-    def old(self, kind: str) -> list[Node]:
-        """Return the nodes of an older class, none while its pack is installed."""
-        if kind in host.NODE_CLASS_MAPPINGS or kind not in OLD:
-            return []
-        return [node for node in self.nodes.values() if node["type"] == kind]
 
-    def leave_out(self, node: Node) -> None:
-        """Remove a node that passed its input on: what it fed is fed by what fed it."""
-        source = self.source(node, OLD[node["type"]].passes)
-        for link in self.taken(node, 0):
-            if source is None:
-                self.cut(link)
-            else:
-                link[1], link[2] = source[1], source[2]
-                self.output(source)["links"].append(link[0])
-        self.remove(node)
+def join(graph: Graph, key: Key, node: Node, inside: Scope) -> None:
+    """Let what goes into a subgraph's node come out at its edge within, and the reverse."""
+    enter, leave = graph.nodes[inside.name, INPUT], graph.nodes[inside.name, OUTPUT]
+    for slot in range(inside.count("inputs")):
+        enter.links["in", key, slot] = Link(key, ("in", slot))
+        enter.through.setdefault(slot, []).append(("in", key, slot))
+        node.through["in", slot] = [slot]
+    for slot in range(inside.count("outputs")):
+        leave.through[slot] = [slot]
+        if node.mode != BYPASSED:
+            node.links["out", slot] = Link((inside.name, OUTPUT), slot)
+            node.through[slot] = [("out", slot)]
 
-    def split_loader(self, node: Node) -> None:
-        """Put three loaders in the place of nunchaku's one."""
-        row = OLD[node["type"]]
-        values = dict(zip(row.widget_names(), node.get("widgets_values") or [], strict=False))
-        new = row.renamed(values)
-        stored = (new.get("model_name"), new.get("eva"), new.get("provider"))
-        x, y = node["pos"]
-        for number, (name, kind, socket) in enumerate(LOADERS):
-            widgets = [] if stored[number] is None else [stored[number]]
-            key = self.add(kind, socket, [x, y + number * (HEIGHT + GAP)], widgets)
-            for link in self.taken(node, 1):
-                self.link(key, self.nodes[link[3]], name, socket)
-        self.leave_out(node)
 
-    def give_models(self, node: Node) -> None:
-        """Link a face detector to the models that it did not need, and its like outputs as one."""
-        x, y = node["pos"]
-        for number, (name, kind, socket) in enumerate(LOADERS[:2]):
-            there = [key for key, other in self.nodes.items() if other["type"] == kind]
-            place = [x - 300, y + number * (HEIGHT + GAP)]
-            key = there[0] if there else self.add(kind, socket, place, [])
-            self.link(key, node, name, socket)
-        for link in self.taken(node, 1):
-            self.output(link)["links"].remove(link[0])
-            link[2] = 0
-            self.output(link)["links"].append(link[0])
+def rename_shown(node: Node, inside: Scope, upgrade: Upgrade) -> None:
+    """Let a subgraph's node show the widgets of its inner nodes under their new names."""
+    shown = as_dict(node.raw.get("properties")).get("proxyWidgets")
+    for entry in as_list(shown):
+        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], str):
+            continue
+        for key, kind in upgrade.kinds.items():
+            if key[0] == inside.name and str(key[1]) == str(entry[0]) and key not in upgrade.left:
+                entry[1] = OLD[kind].inputs.get(entry[1], entry[1])
 
-    def add(self, kind: str, socket: str, place: list[float], widgets: list[Any]) -> int:
-        """Add a loader and return its id."""
-        key = 1 + max(int(i) for i in self.nodes)
-        self.nodes[key] = {
-            **{"id": key, "type": kind, "pos": place, "size": [270, HEIGHT], "flags": {}},
-            **{"order": 0, "mode": 0, "inputs": [], "properties": {}, "widgets_values": widgets},
-            **{"outputs": [{"name": socket, "type": socket, "links": []}]},
-        }
-        return key
 
-    def move_options(self, node: Node) -> None:
-        """Write the chosen face behind the values of each node the options were for."""
-        row = OLD[node["type"]]
-        chosen = row.renamed(dict(zip(row.widget_names(), node["widgets_values"], strict=False)))
-        face = [chosen.get("face", "largest"), chosen.get("face_index", 0)]
-        for link in self.taken(node, 0):
-            target = self.nodes[link[3]]
-            kind = OLD.get(target["type"])
-            if kind is not None and kind.id == "ApplyPulidFlux":
-                values = list(target.get("widgets_values") or [1.0, 0.0, 1.0])
-                values += ENHANCED[max(0, len(values) - 3) :]
-                target["widgets_values"] = [*values[:8], *face]
-            elif kind is not None:
-                target["widgets_values"] = list(face)
-        self.remove(node)
+class Stored:
+    """The values that a file keeps for its older nodes, for a prompt that was made from it."""
 
-    def source(self, node: Node, name: str) -> list[Any] | None:
-        """Return the link into input ``name``."""
-        sockets = [s for s in node.get("inputs") or [] if s["name"] == name]
-        return self.links.get(sockets[0].get("link")) if sockets else None
+    def __init__(self, file: Any):
+        self.scopes = read_scopes(file) if isinstance(file, dict) else {}
+        self.graph = read(self.scopes)
 
-    def taken(self, node: Node, slot: int) -> list[list[Any]]:
-        """Return the links out of output ``slot``."""
-        return [link for link in self.links.values() if link[1:3] == [node["id"], slot]]
-
-    def output(self, link: list[Any]) -> dict[str, Any]:
-        """Return the output that ``link`` comes from, its list of links at hand."""
-        output = self.nodes[link[1]]["outputs"][link[2]]
-        output["links"] = output.get("links") or []
-        return output
-
-    def link(self, source: int, target: Node, name: str, kind: str) -> None:
-        """Link output 0 of ``source`` to a new input ``name`` of ``target``."""
-        number = 1 + max(self.links, default=0)
-        sockets = target.setdefault("inputs", [])
-        sockets.append({"name": name, "type": kind, "link": number})
-        self.links[number] = [number, source, 0, target["id"], len(sockets) - 1, kind]
-        self.output(self.links[number])["links"].append(number)
-
-    def cut(self, link: list[Any]) -> None:
-        """Remove a link at both ends."""
-        del self.links[link[0]]
-        source, target = self.nodes.get(link[1]), self.nodes.get(link[3])
-        if source is not None:
-            left = [n for n in self.output(link)["links"] if n != link[0]]
-            self.output(link)["links"] = left
-        if target is not None:
-            target["inputs"][link[4]]["link"] = None
-
-    def remove(self, node: Node) -> None:
-        """Remove a node with its links."""
-        for link in [link for link in self.links.values() if node["id"] in (link[1], link[3])]:
-            self.cut(link)
-        del self.nodes[node["id"]]
+    def values(self, path: str) -> dict[str, Any]:
+        """Return them by a prompt's node id: 7, or 12:7 for node 7 in the subgraph of node 12."""
+        scope, node = "", None
+        for part in path.split(":"):
+            keys = self.scopes[scope].nodes if scope in self.scopes else {}
+            key = next((k for k in keys if str(k[1]) == part), None)
+            node = self.graph.nodes.get(key) if key else None
+            scope = node.kind if node else None
+        return dict(node.values) if node else {}

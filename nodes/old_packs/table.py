@@ -1,53 +1,69 @@
-"""The nodes of older PuLID-FLUX packs and what takes their place, as one table."""
+"""The nodes of older PuLID-FLUX packs and what takes their place, as one table.
+
+Sources: the packs of balazik, lldacing, sipie800, PaoloC68 and GraftingRayman, nunchaku's PuLID
+nodes, and the loaders that MultiGPU wraps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+MODEL, EVA_CLIP, INSIGHT_FACE = (
+    "PuLIDFluxLoadModel",
+    "PuLIDFluxLoadEVACLIP",
+    "PuLIDFluxLoadInsightFace",
+)
+APPLY, ENCODE = "PuLIDFluxApply", "PuLIDFluxEncodeIdentity"
+# The inputs of Apply and Encode that the three loaders go to.
+PARTS = {"pulid_model": MODEL, "eva_clip": EVA_CLIP, "face_analysis": INSIGHT_FACE}
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A setting that is lost or means something else here: what is said of it, unless harmless."""
+
+    why: str
+    harmless: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
 class Old:
     """A node of an older pack.
 
-    new_id: what takes its place, "" if nothing does; inputs: old name -> new name, widgets first
-    and in the order in which a file stores their values (``widgets`` of them); values: what the
-    new node is told besides; words: new name -> old word -> new word; outputs: the new output for
-    each old one; passes: the input that comes out again at output 0.
+    new_id: what takes its place, "" if nothing does; widgets: old names in the order in which a
+    file stores their values; inputs: old name -> new name; values: what the new node is told
+    besides; words: new name -> old word -> new word; outputs: the new output for each old one;
+    passes: the input that comes out again at output 0; options: it gives others its settings;
+    pipeline: the input that brings all three models, or for a loader the output that sends them
+    out; lost: what has no counterpart; note: what is always said; beside: exchanged only where it
+    feeds another node of the table, since its pack also serves other models.
     """
 
     id: str
     new_id: str = ""
-    widgets: int = 0
+    widgets: tuple[str, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
-    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    words: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
     outputs: tuple[int, ...] = (0,)
     passes: str = ""
-
-    def widget_names(self) -> list[str]:
-        """Return the old names of the widgets, in the order of a file's values."""
-        return list(self.inputs)[: self.widgets]
-
-    def renamed(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return old inputs under their new names, in the new words."""
-        found = {new: given[name] for name, new in self.inputs.items() if name in given}
-        for new, words in self.words.items():
-            if isinstance(value := found.get(new), str):
-                found[new] = words.get(value, value)
-        return found
+    options: bool = False
+    pipeline: str | int = ""
+    lost: Mapping[str, Lost] = field(default_factory=dict)
+    note: str = ""
+    beside: bool = False
 
 
-STRENGTH = {"weight": "weight", "start_at": "start_at", "end_at": "end_at"}
-FUSION = {"fusion": "fusion", "fusion_weight_max": "fusion_weight_max"}
-FUSION |= {"fusion_weight_min": "fusion_weight_min", "train_step": "train_step"}
-TARGET = {"model": "model", "image": "image", "attn_mask": "attn_mask"}
-PARTS = {"pulid_flux": "pulid_model", "eva_clip": "eva_clip", "face_analysis": "face_analysis"}
-# They averaged several photos, and gave both sides of true CFG the same identity.
-AS_BEFORE = {"fusion": "mean", "unconditional": "same identity"}
-# No older node has these two: they stand where ``files`` puts what an options node chose.
-FACE = {"face": "face", "face_index": "face_index"}
+STRENGTH = ("weight", "start_at", "end_at")
+FUSION = ("fusion", "fusion_weight_max", "fusion_weight_min", "train_step", "use_gray")
+SAME = {name: name for name in (*STRENGTH, *FUSION, "model", "image", "attn_mask", "prior_image")}
+SAME |= {"use_gray": "grayscale", "pulid_flux": "pulid_model", "eva_clip": "eva_clip"}
+SAME |= {"face_analysis": "face_analysis"}
+# They averaged several photos, gave both sides of true CFG the same identity, and went on without
+# a photo in which they found no face.
+AS_BEFORE = {"fusion": "mean", "unconditional": "same identity", "on_no_face": "skip"}
 FACES = {
     "left-right": "leftmost",
     "right-left": "rightmost",
@@ -56,55 +72,155 @@ FACES = {
     "small-large": "smallest",
     "large-small": "largest",
 }
-# An accelerator was taken if there was one, else the CPU: that is our auto.
+GR_FACES = {"center_face": "most central", "largest_face": "largest", "smallest_face": "smallest"}
+GR_FACES |= {"most_prominent": "largest", "normal": "largest"}
+# An accelerator was a wish there, taken where onnxruntime had it: that is our auto.
 PROVIDERS = {"CUDA": "auto", "ROCM": "auto", "CoreML": "auto", "gpu": "auto", "cpu": "CPU"}
+PROVIDERS |= {"CPU": "CPU"}
+# No other pack may stand in for it: PuLID was trained on its vectors.
+PACK = {"model_pack": "antelopev2"}
+BACKWARDS = (
+    "kept, but nunchaku compared it with the noise level, so that its window ran backwards; see "
+    "where identity acts now"
+)
+WINDOW = {"start_at": Lost(BACKWARDS, (0,)), "end_at": Lost(BACKWARDS, (1,))}
+AUTO_WEIGHT = Lost(
+    "kept, but a photo's weight follows its rank here; Enhanced mixed them up from three photos on",
+    ("mean", "concat", "max", "norm_id", "max_token", "train_weight"),
+)
+
+PULID_LOADER = Old("PulidFluxModelLoader", MODEL, ("pulid_file",), {"pulid_file": "model_name"})
+EVA_LOADER = Old("PulidFluxEvaClipLoader", EVA_CLIP)
+FACE_LOADER = Old(
+    "PulidFluxInsightFaceLoader",
+    INSIGHT_FACE,
+    ("provider",),
+    {"provider": "provider"},
+    PACK,
+    {"provider": PROVIDERS},
+)
+LOADERS = (PULID_LOADER, EVA_LOADER, FACE_LOADER)
+ENHANCED = Old(
+    "ApplyPulidFlux",
+    APPLY,
+    (*STRENGTH, *FUSION),
+    SAME,
+    AS_BEFORE,
+    lost={"fusion": AUTO_WEIGHT},
+)
+NUNCHAKU = Old(
+    "NunchakuPuLIDLoaderV2",
+    MODEL,
+    ("pulid_file", "eva_clip_file", "insight_face_provider"),
+    {"pulid_file": "model_name"},
+    passes="model",
+    pipeline=1,
+)
+
+
+def on_device(row: Old, old_id: str, beside: bool = False) -> Old:
+    """Return the row of a loader that MultiGPU wraps: one more widget, the device."""
+    lost = Lost("not kept, ComfyUI chooses the device; for the face models choose a provider")
+    return replace(
+        row, id=old_id, widgets=(*row.widgets, "device"), lost={"device": lost}, beside=beside
+    )
+
 
 TABLE = (
-    Old("PulidFluxModelLoader", "PuLIDFluxLoadModel", 1, {"pulid_file": "model_name"}),
-    # it had no widget; ``files`` keeps the file that nunchaku's loader named here
-    Old("PulidFluxEvaClipLoader", "PuLIDFluxLoadEVACLIP", 1, {"eva_clip_file": "model_name"}),
-    Old(
-        "PulidFluxInsightFaceLoader",
-        "PuLIDFluxLoadInsightFace",
-        1,
-        {"provider": "provider"},
-        words={"provider": PROVIDERS},
-    ),
-    Old(
-        "ApplyPulidFlux",
-        "PuLIDFluxApply",
-        10,
-        STRENGTH
-        | FUSION
-        | {"use_gray": "grayscale"}
-        | FACE
-        | TARGET
-        | PARTS
-        | {"prior_image": "prior_image"},
-        AS_BEFORE,
-    ),
-    Old("FixPulidFluxPatch", inputs={"model": "model"}, passes="model"),
+    *LOADERS,
+    ENHANCED,
+    Old("FixPulidFluxPatch", passes="model"),
     Old(
         "PulidFluxOptions",
-        widgets=2,  # the third chose how the face is aligned; here it is always the authors' way
+        widgets=("input_faces_order", "input_faces_index", "input_faces_align_mode"),
         inputs={"input_faces_order": "face", "input_faces_index": "face_index"},
         words={"face": FACES},
+        options=True,
+        lost={
+            "input_faces_align_mode": Lost(
+                "not kept, one face drives both encoders here, as with its 1", (1,)
+            )
+        },
     ),
     Old(
         "PulidFluxFaceDetector",
-        "PuLIDFluxEncodeIdentity",
-        2,
-        FACE | {"image": "image"} | PARTS,
+        ENCODE,
+        inputs={"image": "image", "face_analysis": "face_analysis"},
+        values={"on_no_face": "skip"},
         outputs=(1, 1, 2),
     ),
     Old(
-        "NunchakuPuLIDLoaderV2",
-        "PuLIDFluxLoadModel",
-        3,
-        {"pulid_file": "model_name", "eva_clip_file": "eva", "insight_face_provider": "provider"},
-        words={"provider": PROVIDERS},
-        passes="model",
+        "PulidFluxFaceNetLoader",
+        INSIGHT_FACE,
+        ("provider",),
+        {"provider": "provider"},
+        PACK,
+        {"provider": PROVIDERS},
+        note="there is no FaceNet here; Load InsightFace with antelopev2, on whose vectors PuLID "
+        "was trained, takes its place",
     ),
-    Old("NunchakuFluxPuLIDApplyV2", "PuLIDFluxApply", 3, STRENGTH | TARGET, AS_BEFORE),
+    NUNCHAKU,
+    Old(
+        "NunchakuFluxPuLIDApplyV2",
+        APPLY,
+        STRENGTH,
+        SAME,
+        AS_BEFORE,
+        pipeline="pulid_pipline",  # so spelled there
+        lost=WINDOW,
+    ),
+    # nunchaku's first nodes; for a while the loader had widgets
+    replace(
+        NUNCHAKU,
+        id="NunchakuPulidLoader",
+        widgets=("ipadapter_name", "clip_vision_name", "version"),
+        inputs={"ipadapter_name": "model_name"},
+        words={"model_name": {"Auto": None}},
+        lost={"version": Lost("not kept, choose that file in Load PuLID Model")},
+    ),
+    Old(
+        "NunchakuPulidApply",
+        APPLY,
+        ("ip_weight",),
+        {"ip_weight": "weight", "model": "model", "image": "image"},
+        AS_BEFORE,
+        pipeline="pulid",
+    ),
+    *(replace(row, id=f"GR{row.id}") for row in LOADERS),
+    replace(
+        ENHANCED,
+        id="GRApplyPulidFlux",
+        widgets=(*STRENGTH, "use_face_number", "face_number", "blur", "face_select", *FUSION),
+        inputs=SAME | {"face_select": "face"},
+        words={"face": GR_FACES},
+        lost={
+            "fusion": AUTO_WEIGHT,
+            "use_face_number": Lost("not kept, choose the face with face and face_index", (False,)),
+            "blur": Lost("not kept, nothing is blurred here", (0.01,)),
+            "face_select": Lost("not kept, the largest face is taken", (*GR_FACES,)[:3]),
+        },
+    ),
+    *(on_device(row, f"{row.id}MultiGPU") for row in LOADERS),
+    *(
+        on_device(row, row.id.replace("PulidFlux", "Pulid") + "MultiGPU", beside=True)
+        for row in LOADERS
+    ),
 )
 OLD = {old.id: old for old in TABLE}
+# What nunchaku's loaders say about the two others that take their place.
+NUNCHAKU_PARTS = (
+    Old("", EVA_CLIP, inputs={"eva_clip_file": "model_name"}),
+    Old(
+        "",
+        EVA_CLIP,
+        inputs={"clip_vision_name": "model_name"},
+        words={"model_name": {"Auto": None}},
+    ),
+    Old(
+        "",
+        INSIGHT_FACE,
+        inputs={"insight_face_provider": "provider"},
+        values=PACK,
+        words={"provider": PROVIDERS},
+    ),
+)

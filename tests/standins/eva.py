@@ -13,6 +13,16 @@ EVA_POOLED = 64
 EVA_DEPTH = 6
 EVA_SIDE = 56
 PATCH = 14
+# The original's names of a block's parts, and timm's, which open_clip's files have.
+TIMM_NAMES = {
+    "attn.q_bias": "attn.q_proj.bias",
+    "attn.v_bias": "attn.v_proj.bias",
+    "attn.inner_attn_ln": "attn.norm",
+    "mlp.ffn_ln": "mlp.norm",
+    "mlp.w1": "mlp.fc1_g",
+    "mlp.w2": "mlp.fc1_x",
+    "mlp.w3": "mlp.fc2",
+}
 
 
 def eva_shapes(
@@ -63,3 +73,15 @@ def write_eva_clip(path: Path, **sizes: int) -> Path:
     tensors["logit_scale"] = torch.tensor(4.6)
     torch.save(tensors, path)
     return path
+
+
+def timm_layout(original: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the picture tower of an original file under timm's names, below ``prefix``."""
+    tower = {}
+    for key, value in original.items():
+        if key.startswith("visual.") and not key.startswith("visual.rope."):
+            key = key.removeprefix("visual.")
+            for theirs, timms in TIMM_NAMES.items():
+                key = key.replace(theirs, timms)
+            tower[prefix + key] = value
+    return tower

@@ -48,12 +48,18 @@ def load_model(
     return model
 
 
-def small_pulid(hidden: int = 128, seed: int = 2, token_width: int = TOKEN_WIDTH) -> PulidModel:
+def small_pulid(
+    hidden: int = 128,
+    seed: int = 2,
+    token_width: int = TOKEN_WIDTH,
+    layers: int = 20,
+    metadata: dict[str, str] | None = None,
+) -> PulidModel:
     """Return a random PuLID model for a FLUX of width ``hidden``."""
-    shapes = cross_attention_shapes(hidden, token_width, 20)
+    shapes = cross_attention_shapes(hidden, token_width, layers)
     shapes |= encoder_shapes(64, token_width, 128, 576)
     weights = random_weights(shapes, torch.Generator().manual_seed(seed))
-    return from_state_dict(weights, f"pulid {seed}")
+    return from_state_dict(weights, f"pulid {seed}", metadata)
 
 
 def person(seed: int, tokens: int = 32, token_width: int = TOKEN_WIDTH) -> Identity:

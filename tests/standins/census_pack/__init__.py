@@ -1,10 +1,26 @@
-"""A custom node pack for tests: an output node that counts the models alive in the server."""
+"""A custom node pack for tests: an output node that counts models alive, and runs of encoders."""
 
 import gc
+from collections import Counter
 
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
+
+# one forward of each means one look at a photo: face parser, EVA-CLIP, ID encoder
+ENCODERS = {"BiSeNet": "parser", "PatchEmbed": "eva", "IDFormer": "id_encoder"}
+# what the pack's nodes hand on
+RECORDS = ("PulidModel", "EvaClip", "FaceAnalysis", "IDEncoder", "Identity", "Encoded", "Applied")
+runs: Counter = Counter()
+
+
+def count_run(module, args, output):
+    """Count a forward of an encoder."""
+    if kind := ENCODERS.get(type(module).__name__):
+        runs[kind] += 1
+
+
+torch.nn.modules.module.register_module_forward_hook(count_run)
 
 
 class ModelCensus:
@@ -17,13 +33,13 @@ class ModelCensus:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {}}
+        return {"required": {}, "optional": {"after": ("*",)}}
 
     @classmethod
-    def IS_CHANGED(cls):
+    def IS_CHANGED(cls, after=None):
         return float("nan")  # never the same: counted anew in every prompt
 
-    def count(self):
+    def count(self, after=None):
         """Return the counts for the page, after a collection of what nobody holds."""
         gc.collect()
         comfy.model_management.cleanup_models()
@@ -33,7 +49,39 @@ class ModelCensus:
             "patchers": sum(isinstance(found, ModelPatcher) for found in alive),
             "modules": sum(isinstance(found, torch.nn.Module) for found in alive),
         }
-        return {"ui": {"census": [counts]}}
+        records = sum(type(found).__name__ in RECORDS for found in alive)
+        return {"ui": {"census": [counts], "records": [records], "runs": [dict(runs)]}}
 
 
-NODE_CLASS_MAPPINGS = {"ModelCensus": ModelCensus}
+class Anything:
+    """Hands a text on as an output of any type, as other packs' nodes do."""
+
+    CATEGORY = "tests"
+    FUNCTION = "give"
+    RETURN_TYPES = ("*",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"text": ("STRING", {})}}
+
+    def give(self, text):
+        return (text,)
+
+
+class Sink:
+    """An output node that wants one thing of any type, and does nothing with it."""
+
+    CATEGORY = "tests"
+    FUNCTION = "take"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"thing": ("*",)}}
+
+    def take(self, thing):
+        return {}
+
+
+NODE_CLASS_MAPPINGS = {"ModelCensus": ModelCensus, "Anything": Anything, "Sink": Sink}
