@@ -1,4 +1,4 @@
-"""A prompt without identity, with it, and that again, under the flags that people start ComfyUI with."""
+"""A prompt without identity, with it, and that again, under flags people start ComfyUI with."""
 
 from __future__ import annotations
 
