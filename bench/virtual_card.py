@@ -106,11 +106,8 @@ def virtual_card(vram: int = 24 * GIB, *, dynamic: bool = False, index: int = 0)
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: loaded.__setitem__(slice(None), before))
         stack.callback(gc.collect)  # what is left of the models goes while their allocator is there
-        for module, name, value in [
-            *of_the_card(card),
-            *(of_dynamic_vram(card) if dynamic else []),
-        ]:
-            replace(stack, module, name, value)
+        for stand_in in of_the_card(card) + (of_dynamic_vram(card) if dynamic else []):
+            replace(stack, *stand_in)
         yield card
         loaded.clear()
 

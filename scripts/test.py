@@ -3,8 +3,10 @@
     python scripts/test.py                 all
     python scripts/test.py -k mask -x      what is given goes to pytest
     python scripts/test.py -n 0 -s         in one process, with what the tests print
+    python scripts/test.py --switches      the library's tests as on an NVIDIA card's ComfyUI
+    python scripts/test.py --gpu           the tests that need a CUDA card, and no other
 
-Exits with pytest's code; a check that cannot run here fails, except the GPU's.
+Exits with pytest's code; a check that cannot run here fails.
 """
 
 from __future__ import annotations

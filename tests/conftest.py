@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,19 +41,49 @@ load_file("bench", ROOT / "bench" / "__init__.py", ROOT / "bench")
 
 import pytest  # noqa: E402
 from standins.server import basic, models, portrait, server  # noqa: E402, F401  fixtures
+from switches import nvidia_switches  # noqa: E402
 
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="run the long forms of tests as well")
+    parser.addoption(
+        "--switches", action="store_true", help="run as where ComfyUI finds an NVIDIA card"
+    )
+    parser.addoption("--gpu", action="store_true", help="run the tests that need CUDA alone")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave the long forms out unless they are asked for."""
-    if config.getoption("--long"):
+    """Leave out what was not asked for: long forms, the GPU's tests, with --switches servers'."""
+    left_out = [] if config.getoption("--long") else ["slow"]
+    left_out += ["server", "browser"] if config.getoption("--switches") else []
+    gpu = config.getoption("--gpu")
+
+    def wanted(item) -> bool:
+        if any(item.get_closest_marker(mark) for mark in left_out):
+            return False
+        return bool(item.get_closest_marker("gpu")) == gpu
+
+    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+    items[:] = [item for item in items if wanted(item)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def all_switches(request):
+    """Throw NVIDIA's switches for the whole run, where that was asked for."""
+    with nvidia_switches() if request.config.getoption("--switches") else nullcontext():
+        yield
+
+
+@pytest.fixture(scope="module", params=["plain", "nvidia switches"])
+def switches(request):
+    """Run a module as it is, and once more with NVIDIA's switches thrown."""
+    if request.param == "plain":
+        yield
         return
-    long = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+    if request.config.getoption("--switches"):
+        pytest.skip("they are thrown already")
+    with nvidia_switches():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ from standins.flux import flux_shapes, random_weights
 from standins.lab import TOKEN_WIDTH, person, small_flux, small_pulid
 from standins.pulid import cross_attention_shapes, encoder_shapes
 
+pytestmark = pytest.mark.usefixtures("switches")  # once more with NVIDIA's
+
 
 def weights(hidden=128, token_width=TOKEN_WIDTH, layers=20, encoder=64):
     shapes = cross_attention_shapes(hidden, token_width, layers)

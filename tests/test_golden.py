@@ -17,6 +17,8 @@ from pulid_pack.pulid_flux.cross_attention import FoldedLayer, FoldingLayer
 from safetensors.torch import load_file
 from standins.pulid import encoder_shapes
 
+pytestmark = pytest.mark.usefixtures("switches")  # once more with NVIDIA's
+
 GOLDEN = Path(__file__).parent / "golden"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
 TOLERANCE = 1e-4

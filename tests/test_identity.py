@@ -21,6 +21,8 @@ from pulid_pack.nodes.identities import PuLIDFluxBlendIdentities
 from safetensors.torch import save_file
 from standins.lab import person, small_pulid
 
+pytestmark = pytest.mark.usefixtures("switches")  # once more with NVIDIA's
+
 
 def tokens(count: int = 5) -> torch.Tensor:
     return torch.randn(count, 4, 3, generator=torch.Generator().manual_seed(count))
