@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,12 @@ from .masks import to_tokens
 from .rows import Prompts, Rows
 from .window import OpenWindow, Window
 
+log = logging.getLogger(__name__)
+
+DID_NOT_ACT = (
+    "PuLID: identity {number} of {total} did not act in this run: none of its steps lies in the "
+    "identity's window (start_at, end_at or their steps)."
+)
 UNCONDITIONAL = ("zero identity", "same identity", "none")
 
 
@@ -28,6 +35,8 @@ class IdentityUse:
     window: Window
     mask: Tensor | None = None  # [M, H, W] in 0..1
     unconditional: str = UNCONDITIONAL[0]
+    # called after each run with (steps in which it acted, steps)
+    report: Callable[[int, int], None] | None = field(default=None, compare=False, repr=False)
 
     def tokens(self, negative: bool) -> Tensor | None:
         """ID tokens [1, T, C] for the rows of a positive or negative prompt, None for nothing."""
@@ -47,6 +56,7 @@ class SamplingRun:
     """What one sampling run knows: windows in its sigmas, masks already resized, what happened."""
 
     windows: tuple[OpenWindow, ...]
+    steps: tuple[float, ...] = ()  # the sigma of each
     pictures: int | None = None  # made at once
     latent: tuple[int, int] | None = None  # height and width of the whole picture's latent
     prompts: Prompts = field(default_factory=Prompts)
@@ -83,7 +93,18 @@ def start_run(
     uses: Sequence[IdentityUse], percent_to_sigma: Callable[[float], float], sigmas: Sequence[float]
 ) -> SamplingRun:
     """Return the state of a run over these sigmas."""
-    return SamplingRun(tuple(use.window.resolve(percent_to_sigma, sigmas) for use in uses))
+    windows = tuple(use.window.resolve(percent_to_sigma, sigmas) for use in uses)
+    return SamplingRun(windows, tuple(sigmas[:-1]))
+
+
+def report(run: SamplingRun, uses: Sequence[IdentityUse]) -> None:
+    """Say after a run in how many of its steps each identity acted; in none is a warning."""
+    for number, (use, window) in enumerate(zip(uses, run.windows, strict=True), 1):
+        acted = sum(bool(window.factor(sigma)) for sigma in run.steps)
+        if not acted:
+            log.warning(DID_NOT_ACT.format(number=number, total=len(uses)))
+        if use.report:
+            use.report(acted, len(run.steps))
 
 
 def runs_negative(guider: Any) -> bool:

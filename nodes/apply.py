@@ -18,6 +18,7 @@ from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.hooks import FluxUse
 from . import types
 from .encode import encode_faces, face_inputs, points_inputs
+from .feedback import show_steps
 
 
 def strength_inputs() -> list[io.Input]:
@@ -156,43 +157,47 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
                 *region_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with the identity.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: ModelPatcher,
-        pulid_model: PulidModel,
-        identity: Identity,
-        weight: float,
-        start_at: float,
-        end_at: float,
-        attn_mask: Tensor | None = None,
-        start_step: int = -1,
-        end_step: int = -1,
-        unconditional: str = UNCONDITIONAL[0],
-        weight_curve: str = "constant",
-        double_weight: float = 1.0,
-        single_weight: float = 1.0,
-        region: str = next(iter(REGIONS)),
-        region_box: str = "",
-    ) -> io.NodeOutput:
-        types.check_links(
-            {"attn_mask": attn_mask}, model=model, pulid_model=pulid_model, identity=identity
-        )
-        use = FluxUse(
-            pulid=pulid_model,
-            identity=identity,
-            weight=weight,
-            window=Window(start_at, end_at, start_step, end_step, weight_curve),
-            mask=in_region(
-                None if attn_mask is None else normalise_mask(attn_mask), region, region_box
-            ),
-            unconditional=unconditional,
-            double_weight=double_weight,
-            single_weight=single_weight,
-        )
-        return io.NodeOutput(apply_identity(model, use))
+    def execute(cls, *links: Any, **settings: Any) -> io.NodeOutput:
+        return io.NodeOutput(apply_use(cls, *links, **settings))
+
+
+def apply_use(
+    node: type[io.ComfyNode],
+    model: ModelPatcher,
+    pulid_model: PulidModel,
+    identity: Identity,
+    weight: float,
+    start_at: float,
+    end_at: float,
+    attn_mask: Tensor | None = None,
+    start_step: int = -1,
+    end_step: int = -1,
+    unconditional: str = UNCONDITIONAL[0],
+    weight_curve: str = "constant",
+    double_weight: float = 1.0,
+    single_weight: float = 1.0,
+    region: str = next(iter(REGIONS)),
+    region_box: str = "",
+) -> ModelPatcher:
+    """Apply an identity by a node's inputs; after a run the node shows in which steps it acted."""
+    links = {"model": model, "pulid_model": pulid_model, "identity": identity}
+    types.check_links({"attn_mask": attn_mask}, **links)
+    use = FluxUse(
+        pulid=pulid_model,
+        identity=identity,
+        weight=weight,
+        window=Window(start_at, end_at, start_step, end_step, weight_curve),
+        mask=in_region(normalise_mask(attn_mask), region, region_box),
+        unconditional=unconditional,
+        report=show_steps(node),
+        double_weight=double_weight,
+        single_weight=single_weight,
+    )
+    return apply_identity(model, use)
 
 
 class PuLIDFluxApply(io.ComfyNode):
@@ -233,10 +238,8 @@ class PuLIDFluxApply(io.ComfyNode):
         names = {"eva_clip", "face_analysis", "image", *(i.id for i in asked)}
         for_encode = {name: inputs.pop(name) for name in names & set(inputs)}
         encoded, _, shown = encode_faces(cls, pulid_model, **for_encode)
-        applied = PuLIDFluxApplyIdentity.execute(
-            pulid_model=pulid_model, identity=encoded.identity, **inputs
-        )
-        return io.NodeOutput(*applied.args, ui=shown | (applied.ui or {}))
+        model = apply_use(cls, pulid_model=pulid_model, identity=encoded.identity, **inputs)
+        return io.NodeOutput(model, ui=shown)
 
 
 NODES = [PuLIDFluxApply, PuLIDFluxApplyIdentity]

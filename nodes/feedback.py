@@ -7,6 +7,7 @@ where the history and every later client find them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import comfy.utils
@@ -33,22 +34,35 @@ def show(node: type[io.ComfyNode], notes: list[Note]) -> dict[str, list[dict]]:
     for note in notes:
         if note.warning:
             log.warning("%s: %s", node.__name__, note.text)
-    if notes:
-        send_text(node, "\n".join(note.text for note in notes))
+    if notes and node.hidden is not None:
+        send_text(node.hidden.unique_id, "\n".join(note.text for note in notes))
     return {"pulid_notes": [asdict(note) for note in notes]}
 
 
-def send_text(node: type[io.ComfyNode], text: str) -> None:
-    """Write ``text`` on the node in the page that queued it, and nowhere else.
+def send_text(node_id: str | None, text: str) -> None:
+    """Write ``text`` on the node in the page whose prompt runs, and nowhere else.
 
     A client that announced no feature flags is no page: it would take the message for a picture.
     """
     server = getattr(PromptServer, "instance", None)
-    if server is None or node.hidden is None or not node.hidden.unique_id:
+    if server is None or not node_id:
         return
     client = getattr(server, "client_id", None)  # none: ComfyUI would send it to everybody
     if client and server.sockets_metadata.get(client, {}).get("feature_flags"):
-        server.send_progress_text(text, node.hidden.unique_id, client)
+        server.send_progress_text(text, node_id, client)
+
+
+def show_steps(node: type[io.ComfyNode]) -> Callable[[int, int], None]:
+    """Return what shows on this node, after a later sampler's run, in how many steps it acted."""
+    node_id = node.hidden.unique_id if node.hidden is not None else None
+
+    def show_on_node(acted: int, steps: int) -> None:
+        text = f"Acted in {acted} of {steps} steps."
+        if not acted:
+            text = "Did not act: none of the run's steps lies between start and end."
+        send_text(node_id, text)
+
+    return show_on_node
 
 
 class Progress:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import folder_paths
@@ -21,7 +22,8 @@ class Kind:
     wanted: str  # the file's usual name
     advice: str
     contains: str = ""  # in folders of other models, only names with this in them
-    repositories: tuple[str, ...] = ()  # at Hugging Face, whose cache may hold the file already
+    # at Hugging Face, whose cache may hold the file already; and what is in its name there
+    repositories: Mapping[str, str] = field(default_factory=dict)
 
 
 PULID = Kind(
@@ -30,7 +32,7 @@ PULID = Kind(
     "pulid_flux_v0.9.1.safetensors",
     "about 1.1 GB, from https://huggingface.co/guozinan/PuLID",
     contains="pulid_flux",
-    repositories=("guozinan/PuLID",),
+    repositories={"guozinan/PuLID": "pulid_flux"},
 )
 EVA_CLIP = Kind(
     "EVA-CLIP model",
@@ -38,10 +40,10 @@ EVA_CLIP = Kind(
     "EVA02_CLIP_L_336_psz14_s6B.pt",
     "about 0.9 GB, from https://huggingface.co/QuanSun/EVA-CLIP",
     contains="eva",
-    repositories=(
-        "QuanSun/EVA-CLIP",
-        "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k",  # open_clip's own
-    ),
+    repositories={
+        "QuanSun/EVA-CLIP": "eva",
+        "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k": "open_clip",  # open_clip's own
+    },
 )
 PARSING = Kind(
     "face parsing model",
@@ -90,18 +92,19 @@ def places(kind: Kind) -> list[Path]:
     return list(dict.fromkeys([*folders, *places_of_others(kind)]))
 
 
-def places_of_others(kind: Kind) -> list[Path]:
-    """Return folders outside ComfyUI in which other programs keep the same files."""
-    folders = []
+def places_of_others(kind: Kind) -> dict[Path, str]:
+    """Return folders of other programs with the same files, and what is in those files' names."""
+    folders = {}
     if "facexlib" in kind.folders:  # where facexlib's own loader, and so the older packs, put them
         spec = importlib.util.find_spec("facexlib")
         if spec and spec.submodule_search_locations:
-            folders.append(Path(spec.submodule_search_locations[0]) / "weights")
+            folders[Path(spec.submodule_search_locations[0]) / "weights"] = kind.contains
     if kind is FACE_PACK:  # insightface's own
-        folders.append(home() / ".insightface")
-    for repository in kind.repositories:
+        folders[home() / ".insightface"] = kind.contains
+    for repository, contains in kind.repositories.items():
         cached = "models--" + repository.replace("/", "--")
-        folders += sorted((hugging_face_cache() / cached / "snapshots").glob("*"))
+        for snapshot in sorted((hugging_face_cache() / cached / "snapshots").glob("*")):
+            folders[snapshot] = contains
     return folders
 
 
@@ -127,9 +130,9 @@ def files(kind: Kind) -> dict[str, Path]:
             path = folder_paths.get_full_path(name, relative)
             if path and is_weights(relative, "" if all_ours else kind.contains):
                 found.setdefault(Path(relative).as_posix(), Path(path))
-    for folder in places_of_others(kind):
+    for folder, contains in places_of_others(kind).items():
         for relative in sorted(folder_paths.recursive_search(str(folder), [".git"])[0]):
-            if is_weights(relative, "" if "snapshots" in folder.parts else kind.contains):
+            if is_weights(relative, contains):
                 found.setdefault(Path(relative).as_posix(), folder / relative)
     return found
 

@@ -18,7 +18,6 @@ additional models of the model, so that the host loads and frees them.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,12 +29,10 @@ from torch import Tensor, nn
 
 from ..identity.id_encoder import is_dynamic
 from ..identity.rows import Rows
-from ..identity.run import IdentityUse, SamplingRun, runs_negative, start_run
+from ..identity.run import IdentityUse, SamplingRun, report, runs_negative, start_run
 from .blocks import Acting, Forward, IdentityBlock
 from .checkpoint import PulidModel
 from .folding import FluxModel, Fold, fold
-
-log = logging.getLogger(__name__)
 
 KEY = "pulid_flux"
 HOST_CACHES = {"easycache", "lazycache"}  # they may skip several forwards in a row
@@ -47,10 +44,6 @@ NOT_INSERTED = (
     "or a pack that copies the forward). Remove or bypass that node, or start its cache after the "
     "identity's window. Some packs change the loaded model itself: then unload the models as well "
     "(ComfyUI's Unload Models), since it stays changed until it is loaded again."
-)
-DID_NOT_ACT = (
-    "PuLID-Flux: identity {number} of {total} did not act in this run: none of its steps lies in "
-    "the identity's window (start_at, end_at or their steps)."
 )
 
 
@@ -128,9 +121,7 @@ class IdentityHooks:
         out = executor(*args, **kwargs)
         if run.forwards and not run.inserted:
             raise RuntimeError(NOT_INSERTED.format(forwards=run.forwards))
-        for number, window in enumerate(run.windows, 1):
-            if window.never:
-                log.warning(DID_NOT_ACT.format(number=number, total=len(run.windows)))
+        report(run, self.uses)
         return out
 
     def apply_model(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:

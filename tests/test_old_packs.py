@@ -235,7 +235,7 @@ def test_an_upgrade_never_takes_another_face_pack(tmp_path, monkeypatch):
     monkeypatch.setitem(
         folder_paths.folder_names_and_paths, "insightface", ([str(tmp_path)], set())
     )
-    assert folders.options(folders.FACE_PACK) == ["buffalo_l"]
+    assert folders.options(folders.FACE_PACK) == ["antelopev2", "buffalo_l"]
     for path in (SAMPLES / "balazik.json", SAMPLES / "nunchaku.json"):
         (faces,) = of_kind(upgrade(old_prompt(read(path))), INSIGHT_FACE)
         assert faces["model_pack"] == "antelopev2"
