@@ -25,14 +25,18 @@ import hosting
 # the demo see little of it, and the browser comes with the frontend package.
 LIBRARY = (
     "golden",
-    "injection",
+    "hooks",
+    "foreign_loops",
+    "models",
     "cross_attention",
     "checkpoint",
+    "nvidia",
     "identity",
+    "identity_files",
     "folders",
     "old_packs",
 )
-SERVER = ("server", "old_packs")
+SERVER = ("server", "server_queue", "server_lists", "server_clients", "old_packs")
 # What meets the packages besides: photos, face models, files, and the pack as a whole.
 PACKAGES = ("faces", "features", "faults", "properties", "security", "eva_clip")
 QUICK = ("-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-k", "not demo")

@@ -199,9 +199,14 @@ def test_insightface_s_own_folder_counts(root, monkeypatch):
     ("kind", "name"),
     [
         (EVA_CLIP, "models--QuanSun--EVA-CLIP/snapshots/11afd202/EVA02_CLIP_L_336_psz14_s6B.pt"),
+        (
+            EVA_CLIP,
+            "models--timm--eva02_large_patch14_clip_336.merged2b_s6b_b61k/snapshots/0f/"
+            "open_clip_model.safetensors",
+        ),
         (PULID, "models--guozinan--PuLID/snapshots/c3e0f5/pulid_flux_v0.9.1.safetensors"),
     ],
-    ids=["EVA-CLIP", "PuLID"],
+    ids=["EVA-CLIP", "open_clip", "PuLID"],
 )
 def test_hugging_face_s_cache_counts(root, monkeypatch, kind, name):
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)

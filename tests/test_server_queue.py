@@ -10,7 +10,8 @@ from standins.server import node_of, set_inputs
 
 pytestmark = pytest.mark.server
 
-ENCODED_ONCE = {"parser": 1, "eva": 1, "id_encoder": 2}  # the ID encoder: the photo and zeros
+# the ID encoder: the photo and zeros; both folded into 20 layers
+ENCODED_ONCE = {"parser": 1, "eva": 1, "id_encoder": 2, "folded": 40}
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def added(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:
     return {k: n for k in after if (n := after[k] - before.get(k, 0))}
 
 
-def test_new_strength_mask_or_seed_encodes_nothing(server, counted):
+def test_new_strength_mask_or_seed_encodes_and_folds_nothing(server, counted):
     start = census(server)["runs"][0]
     set_inputs(counted, "PuLIDFluxApply", face_index=0, grayscale=False)  # unlike other tests
     first = encodings(server, counted)
@@ -71,7 +72,12 @@ def test_new_strength_mask_or_seed_encodes_nothing(server, counted):
     set_inputs(counted, "PuLIDFluxApply", weight=0.7)  # when Apply itself was cached before
     assert encodings(server, counted) == first
     set_inputs(counted, "PuLIDFluxApply", grayscale=True)
-    assert added(encodings(server, counted), first) == {"parser": 1, "eva": 1, "id_encoder": 1}
+    assert added(encodings(server, counted), first) == {
+        "parser": 1,
+        "eva": 1,
+        "id_encoder": 1,
+        "folded": 20,
+    }
 
 
 def test_free_leaves_nothing_alive_and_the_next_run_works(server, counted):

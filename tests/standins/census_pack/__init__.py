@@ -10,7 +10,16 @@ from comfy.model_patcher import ModelPatcher
 # one forward of each means one look at a photo: face parser, EVA-CLIP, ID encoder
 ENCODERS = {"BiSeNet": "parser", "PatchEmbed": "eva", "IDFormer": "id_encoder"}
 # what the pack's nodes hand on
-RECORDS = ("PulidModel", "EvaClip", "FaceAnalysis", "IDEncoder", "Identity", "Encoded", "Applied")
+RECORDS = (
+    "PulidModel",
+    "EvaClip",
+    "FaceAnalysis",
+    "IDEncoder",
+    "Identity",
+    "Encoded",
+    "FluxUse",
+    "Fold",
+)
 runs: Counter = Counter()
 
 
@@ -20,7 +29,14 @@ def count_run(module, args, output):
         runs[kind] += 1
 
 
+def count_fold(module, name, submodule):
+    """Count a layer into which ID tokens are folded."""
+    if type(module).__name__ == "FoldedLayer" and name == "scores":
+        runs["folded"] += 1
+
+
 torch.nn.modules.module.register_module_forward_hook(count_run)
+torch.nn.modules.module.register_module_module_registration_hook(count_fold)
 
 
 class ModelCensus:
