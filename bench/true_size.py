@@ -49,14 +49,17 @@ def true_model(
     name: str = "FLUX.1-dev",
     dtype: torch.dtype = torch.bfloat16,
     depths: tuple[int, int] = DEPTHS,
+    disable_dynamic: bool = False,
     **options: Any,
 ) -> ModelPatcher:
     """Return a diffusion model as ComfyUI loads it from weights in ``dtype``.
 
-    ``options`` are the model options of the loader (dtype, load_device).
+    ``disable_dynamic`` keeps it out of dynamic VRAM; ``options`` are the model options of the
+    loader (dtype, load_device).
     """
     weights = empty(SHAPES[name](*depths), dtype)
-    return comfy.sd.load_diffusion_model_state_dict(weights, model_options=options)
+    load = comfy.sd.load_diffusion_model_state_dict
+    return load(weights, model_options=options, disable_dynamic=disable_dynamic)
 
 
 def pulid_shapes(layers: int = LAYERS) -> Shapes:

@@ -239,6 +239,22 @@ def test_layers_that_do_not_fit_are_brought_one_by_one():
         assert added == one_identity(model, SMALL)
 
 
+@pytest.mark.skipif(not can_be_dynamic(), reason="this ComfyUI has no dynamic VRAM")
+def test_layers_leave_dynamic_vram_with_their_model():
+    """TorchCompileModel and LoRA hooks clone the model out of it: dynamic layers cannot compile."""
+    with virtual_card(40 * GIB, dynamic=True) as card, card.running():
+        model, pulid = true_model(depths=FEW), true_pulid()
+        model.cached_patcher_init = (true_model, ("FLUX.1-dev", torch.bfloat16, FEW))
+        patched = with_identity(model, pulid)
+        assert all(extra.is_dynamic() for extra in patched.get_nested_additional_models())
+        plain = patched.clone(disable_dynamic=True)
+        again = with_identity(plain, pulid)  # and what is applied afterwards
+        for one in (plain, plain.clone(), again):
+            extras = one.get_nested_additional_models()
+            assert extras and not any(extra.is_dynamic() for extra in (one, *extras))
+        assert added_work(plain, SMALL, model.clone(disable_dynamic=True)) == 1
+
+
 def test_everything_is_put_back():
     import comfy.model_management as mm
     import comfy.model_patcher
