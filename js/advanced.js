@@ -52,9 +52,9 @@ function toggle(node) {
 function fitOld(node, advanced) {
   const folded = node.computeSize()[1];
   for (const widget of advanced) widget.advanced = false;
-  const open = node.computeSize()[1];
+  const before = node.computeSize()[1] - LiteGraph.NODE_WIDGET_HEIGHT - 4; // there was no button
   for (const widget of advanced) widget.advanced = !isLinked(node, widget.name);
-  if (node.size[1] >= open) resize(node, folded - open);
+  if (node.size[1] >= before) resize(node, folded - before);
 }
 
 function resize(node, by) {
