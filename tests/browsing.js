@@ -128,7 +128,9 @@ window.tests = {
   // The settings that the node shows now, in order.
   settings(node) {
     const laidOut = node.getLayoutWidgets();
-    const shown = node.widgets.filter((w) => laidOut.includes(w) && node.isWidgetVisible(w));
+    // the newest page draws no widget, but a row, for one that is fed by a link
+    const hasRow = (w) => node.isWidgetRowVisible?.(w) ?? node.isWidgetVisible(w);
+    const shown = node.widgets.filter((w) => laidOut.includes(w) && hasRow(w));
     return shown.filter((w) => w.serialize !== false).map((w) => w.name);
   },
 
