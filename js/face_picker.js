@@ -1,9 +1,8 @@
 /** The found faces on the node that encoded them; a click on a face sets face_index. */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { MARGIN, addPanel, chain, fit, isLinked, make, widgetOf } from "./panel.js";
+import { MARGIN, addPanel, chain, fit, isLinked, make, watchOutputs, widgetOf } from "./panel.js";
 
-const NODES = ["PuLIDFluxEncodeIdentity", "PuLIDFluxApply"];
 const PHOTO_HEIGHT = 300;
 const CAPTION_HEIGHT = 26;
 const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
@@ -137,32 +136,8 @@ class FacePicker {
 
 const pickers = new WeakMap();
 
-/** Show what a run told about `node`; the panel is only there once there is something to see. */
-function show(node, output) {
-  const photos = output?.pulid_faces;
-  if (!photos?.length) return;
+watchOutputs("PuLIDFlux.FacePicker", (node, { pulid_faces: photos }) => {
+  if (!photos?.length) return; // the panel is only there once there is something to see
   if (!pickers.has(node)) pickers.set(node, new FacePicker(node));
   pickers.get(node).show(photos);
-}
-
-/** Return the node that a key of the host's output list names: an id, in a subgraph `graph:id`. */
-function locate(key) {
-  const [id, subgraph] = String(key).split(":").reverse();
-  const graph = subgraph ? app.rootGraph.subgraphs?.get(subgraph) : app.rootGraph;
-  return graph?.getNodeById(id);
-}
-
-app.registerExtension({
-  name: "PuLIDFlux.FacePicker",
-  nodeCreated(node) {
-    if (NODES.includes(node.comfyClass)) chain(node, "onExecuted", (output) => show(node, output));
-  },
-  // The host hands old results back when a workflow is opened again.
-  onNodeOutputsUpdated(outputs) {
-    for (const [key, output] of Object.entries(outputs)) {
-      if (!output?.pulid_faces) continue;
-      const node = locate(key);
-      if (NODES.includes(node?.comfyClass)) show(node, output);
-    }
-  },
 });

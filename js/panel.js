@@ -63,7 +63,7 @@ export function addPanel(node, name, element, height, above) {
   if (!above) return;
   const at = node.widgets.findIndex((other) => other.name === above);
   node.widgets.splice(at + 1, 0, node.widgets.pop());
-  // The host stores values by position and leaves a hole for this widget, but reads without one.
+  // Some hosts store values by position and leave a hole for this widget, but read without one.
   chain(node, "onSerialize", (data) => {
     data.widgets_values = data.widgets_values?.filter(() => true);
   });
@@ -74,4 +74,33 @@ export function fit(node) {
   const [width, height] = node.computeSize();
   node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
   node.setDirtyCanvas(true, true);
+}
+
+/** Return the node that a key of the host's output list names: an id, in a subgraph `graph:id`. */
+function locate(key) {
+  const [id, subgraph] = String(key).split(":").reverse();
+  const graph = subgraph ? app.rootGraph.subgraphs?.get(subgraph) : app.rootGraph;
+  return graph?.getNodeById(id);
+}
+
+/** Say whether `node` is of this pack. */
+export function isOurs(node) {
+  return node?.comfyClass?.startsWith("PuLIDFlux") ?? false;
+}
+
+/** Call `show` with each of our nodes that a run, or the host's memory of one, tells about. */
+export function watchOutputs(name, show) {
+  app.registerExtension({
+    name,
+    nodeCreated(node) {
+      if (isOurs(node)) chain(node, "onExecuted", (output) => show(node, output ?? {}));
+    },
+    // The host hands old results back when a workflow is opened again.
+    onNodeOutputsUpdated(outputs) {
+      for (const [key, output] of Object.entries(outputs)) {
+        const node = output && locate(key);
+        if (isOurs(node)) show(node, output);
+      }
+    },
+  });
 }

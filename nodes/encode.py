@@ -31,7 +31,7 @@ def face_inputs(optional: bool) -> list[io.Input]:
             default=FACE_ORDERS[0],
             tooltip="In which order faces are counted; the first is taken unless face_index says "
             "otherwise.",
-            **some,
+            optional=optional,
         ),
         io.Int.Input(
             "face_index",
@@ -40,7 +40,7 @@ def face_inputs(optional: bool) -> list[io.Input]:
             max=999,
             tooltip="Which face in that order: 0 is the first. The numbers stand in the second "
             "picture.",
-            **some,
+            optional=optional,
         ),
         io.Combo.Input(
             "fusion",

@@ -38,6 +38,8 @@ ARCHIVES = {
 # torchaudio has no release for this torch; its last one works beside it when installed alone.
 TORCH = ("torch==2.14.1", "torchvision==0.29.1")
 TORCHAUDIO = "torchaudio==2.11.0"
+# The newest page that the pack is tried with, beside the one that the host asks for.
+NEWEST_PAGE = "1.58"
 PACK_REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt")
 OLDEST_PACKAGES = ROOT / "tests" / "oldest.txt"
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
@@ -158,6 +160,19 @@ def environment(host_requirements: Path, oldest: bool = False) -> Path:
         pip(python, "install", "-c", str(pins), *files)
     stamp.write_text(wanted)
     return python
+
+
+def newest_page(python: Path) -> Path:
+    """Return the files of ComfyUI's newest page for ``--front-end-root``, fetched if needed."""
+    target = HOST_DIR / f"page-{NEWEST_PAGE}"
+    if not target.is_dir():  # it appears there in one rename, complete
+        say(f"fetching ComfyUI's page {NEWEST_PAGE}")
+        HOST_DIR.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=HOST_DIR, prefix="fetch-") as scratch:
+            package = f"comfyui-frontend-package=={NEWEST_PAGE}.*"
+            pip(python, "install", "--no-deps", "--target", scratch, package)
+            os.replace(Path(scratch, "comfyui_frontend_package", "static"), target)
+    return target
 
 
 def chromium() -> Path:

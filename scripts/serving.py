@@ -67,6 +67,7 @@ class Server(Client):
         try:
             self.catch_signals()
             self.place_packs()
+            self.place_pictures()
             self.start()
             self.wait_until_ready()
         except BaseException:
@@ -113,6 +114,11 @@ class Server(Client):
             except OSError:
                 ignore = shutil.ignore_patterns(*NOT_THE_PACK)
                 shutil.copytree(source, folder / name, ignore=ignore)
+
+    def place_pictures(self) -> None:
+        """Copy the pictures that a fresh ComfyUI has in ``input``."""
+        if (shipped := self.host.path / "input").is_dir():
+            shutil.copytree(shipped, self.base / "input")
 
     def remove_packs(self) -> None:
         """Remove the links themselves first, so that no clean-up ever follows one."""

@@ -4,7 +4,8 @@ window.tests = {
 
   async listen() {
     const { api } = await import("/scripts/api.js");
-    const kinds = ["executed", "execution_success", "execution_error", "execution_interrupted"];
+    const kinds = ["executed", "execution_cached"];
+    kinds.push("execution_success", "execution_error", "execution_interrupted");
     for (const kind of kinds) {
       api.addEventListener(kind, ({ detail }) => this.events.push({ kind, ...detail }));
     }
@@ -122,5 +123,57 @@ window.tests = {
     const element = document.querySelector(`[data-node-id="${node.id}"]`);
     const images = LiteGraph.vueNodesMode ? [...element.querySelectorAll("img")] : (node.imgs ?? []);
     return images.some((img) => img.src.includes(filename) && img.naturalWidth > 0);
+  },
+
+  // The settings that the node shows now, in order.
+  settings(node) {
+    const laidOut = node.getLayoutWidgets();
+    // the newest page draws no widget, but a row, for one that is fed by a link
+    const hasRow = (w) => node.isWidgetRowVisible?.(w) ?? node.isWidgetVisible(w);
+    const shown = node.widgets.filter((w) => laidOut.includes(w) && hasRow(w));
+    return shown.filter((w) => w.serialize !== false).map((w) => w.name);
+  },
+
+  // Where a widget of the classic canvas is on the screen.
+  placeOf(node, name) {
+    const { left, top } = app.canvas.canvas.getBoundingClientRect();
+    const { scale, offset } = app.canvas.ds;
+    const y = node.pos[1] + node.widgets.find((widget) => widget.name === name).y + 10;
+    const x = node.pos[0] + node.size[0] / 2;
+    return [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale];
+  },
+
+  // Red, green, blue and alpha of a colour in any notation, each 0 to 1.
+  colour(text) {
+    const context = new OffscreenCanvas(1, 1).getContext("2d");
+    context.fillStyle = text;
+    context.fillRect(0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data].map((value) => value / 255);
+  },
+
+  // The texts of the note on the page and their contrast to what is behind them, as WCAG counts.
+  contrasts(note) {
+    const light = (rgb) => {
+      const [r, g, b] = rgb.map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    };
+    const behind = (element) => {
+      for (let one = element; one; one = one.parentElement) {
+        const [r, g, b, alpha] = this.colour(getComputedStyle(one).backgroundColor);
+        if (alpha > 0.9) return [r, g, b];
+        if (one.matches(".dom-widget, [data-node-id]")) break;
+      }
+      return this.colour(note.bgcolor).slice(0, 3);
+    };
+    const [heading] = note.widgets[0].value.match(/(?<=### ).*/);
+    const top = [...document.querySelectorAll("h3")].find((h) => h.textContent.trim() === heading);
+    const kinds = "h3, p, li, th, td, a, strong, code";
+    return [...top.parentElement.querySelectorAll(kinds)].map((element) => {
+      const [r, g, b, alpha] = this.colour(getComputedStyle(element).color);
+      const back = behind(element);
+      const front = [r, g, b].map((value, i) => value * alpha + back[i] * (1 - alpha));
+      const [low, high] = [light(front), light(back)].sort((x, y) => x - y);
+      return [element.textContent, high / low];
+    });
   },
 };

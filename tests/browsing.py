@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client import Client
-from playwright.sync_api import ConsoleMessage, Page, Route, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
 
 SCRIPT = Path(__file__).with_suffix(".js")
 SIZE = {"width": 1600, "height": 1400}
@@ -73,6 +73,17 @@ class Tab:
         self.page.evaluate("tests.listen()")
         self.errors.clear()
 
+    def come_back(self) -> None:
+        """Open the page again, as in another browser, with what is open now."""
+        graph = self.serialized()
+        self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+        self.load()
+        self.open(graph)
+
+    def serialized(self) -> dict:
+        """Return the file that the page would save."""
+        return self.page.evaluate("JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+
     def open(self, workflow: dict) -> None:
         """Open a workflow by the page's own function."""
         self.page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
@@ -91,7 +102,7 @@ class Tab:
         """Click Run, wait for the end and return what the nodes sent; AssertionError on errors."""
         self.page.evaluate("tests.events.length = 0")
         self.page.get_by_test_id("queue-button").click()
-        done = """tests.events.some(({ kind }) => kind.startsWith("execution_"))
+        done = """tests.events.some(({ kind }) => /^execution_(success|error|inter)/.test(kind))
           || Object.keys(app.extensionManager.lastNodeErrors ?? {}).length"""
         self.page.wait_for_function(done, timeout=1000 * seconds)
         refused = self.page.evaluate("app.extensionManager.lastNodeErrors")
@@ -121,17 +132,24 @@ def comparable(prompt: dict[str, dict]) -> dict[str, tuple[str, dict]]:
 
 
 @contextmanager
-def open_tab(program: Path, server: Client, vue: bool) -> Iterator[Tab]:
-    """Start Chromium on ``server``, with the classic canvas or the Vue renderer."""
-    settings = SETTINGS | {"Comfy.VueNodes.Enabled": vue}
-    server.open("/settings", json.dumps(settings).encode()).close()
+def start(program: Path) -> Iterator[Browser]:
+    """Start Chromium."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         try:
-            page = browser.new_page(viewport=SIZE)
-            page.add_init_script(path=SCRIPT)
-            tab = Tab(page, server, vue)
-            tab.load()
-            yield tab
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def open_tab(browser: Browser, server: Client, vue: bool) -> Iterator[Tab]:
+    """Open the page of ``server``, with the classic canvas or the Vue renderer."""
+    settings = SETTINGS | {"Comfy.VueNodes.Enabled": vue}
+    server.open("/settings", json.dumps(settings).encode()).close()
+    with browser.new_context(viewport=SIZE) as context:
+        page = context.new_page()
+        page.add_init_script(path=SCRIPT)
+        tab = Tab(page, server, vue)
+        tab.load()
+        yield tab

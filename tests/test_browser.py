@@ -10,9 +10,11 @@ import io
 import json
 import urllib.error
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import browsing
 import hosting
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ import skimage.data
 from browsing import Tab, comparable, open_tab
 from old_samples import PASS_ON, SAMPLES, old_prompt, read, samples
 from PIL import Image
+from playwright.sync_api import Browser
 from pulid_pack.nodes import folders
 from pulid_pack.nodes.old_packs import files as old_files
 from pulid_pack.nodes.old_packs.table import TABLE
@@ -36,6 +39,9 @@ BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 SCREENSHOTS = ROOT / "output" / "screenshots"
 BYPASSED = 4
 RENDERERS = ("classic", "vue")
+PAGES = (*RENDERERS, "newest classic", "newest vue")
+READABLE = 4.5  # contrast of text, WCAG 2 level AA
+EMPTY = {"nodes": [], "links": [], "version": 0.4}
 APPLY, ENCODE = "PuLIDFluxApply", "PuLIDFluxEncodeIdentity"
 OLD_APPLIES = [row.id for row in TABLE if row.new_id == APPLY]
 # Encode, with a batch of two photos, for itself
@@ -62,27 +68,40 @@ def all_nodes(workflow: dict) -> Iterator[dict]:
 
 
 def photo_names() -> set[str]:
-    """Return the names of the pictures that the workflows load."""
-    workflows = [json.loads(f.read_text("utf-8")) for f in FILES] + [read(f) for f in samples()]
-    nodes = [node for workflow in workflows for node in all_nodes(workflow)]
+    """Return the names of the pictures that old files load."""
+    nodes = [node for file in samples() for node in all_nodes(read(file))]
     kinds = ("LoadImage", "LoadImageMask")
     return {node["widgets_values"][0] for node in nodes if node["type"] in kinds}
 
 
-@pytest.fixture(scope="module")
-def workshop(host, tmp_path_factory) -> Iterator[Server]:
-    """Return a server with every model and photo that a workflow names, and photos of a group."""
+@contextmanager
+def serve(host, folder: Path, arguments: Sequence[str] = ()) -> Iterator[Server]:
+    """Run a server with every model that a workflow names, and photos of a group."""
     import insightface
 
-    folder = tmp_path_factory.mktemp("photos")
     group = Image.open(Path(insightface.__file__).parent / "data" / "images" / "t1.jpg")
     named = dict.fromkeys(photo_names(), Image.fromarray(skimage.data.astronaut())) | pictures()
     named["group.jpg"] = group
     named["turned.png"] = group.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    with Server(host, more.prepare_more_models(), [TEXT_ENCODER_PACK]) as server:
+    with Server(host, more.prepare_more_models(), [TEXT_ENCODER_PACK], arguments) as server:
         for name, picture in named.items():
             picture.save(folder / name)
             server.upload(folder / name)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def workshop(host, tmp_path_factory) -> Iterator[Server]:
+    """Return a server with the page that its ComfyUI asks for."""
+    with serve(host, tmp_path_factory.mktemp("photos")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def newest(host, tmp_path_factory) -> Iterator[Server]:
+    """Return a server with the newest page."""
+    page = ("--front-end-root", str(hosting.newest_page(host.python)))
+    with serve(host, tmp_path_factory.mktemp("photos"), page) as server:
         yield server
 
 
@@ -94,10 +113,21 @@ def in_turn(paths: list[Path]) -> pytest.MarkDecorator:
     )
 
 
+everywhere = pytest.mark.parametrize("opened", PAGES, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Return a running Chromium."""
+    with browsing.start(hosting.chromium()) as running:
+        yield running
+
+
 @pytest.fixture(scope="module", params=RENDERERS)
-def opened(request, workshop) -> Iterator[Tab]:
+def opened(request, browser) -> Iterator[Tab]:
     """Return the page in each of the two renderers."""
-    with open_tab(hosting.chromium(), workshop, vue=request.param == "vue") as tab:
+    server = request.getfixturevalue("newest" if "newest" in request.param else "workshop")
+    with open_tab(browser, server, vue="vue" in request.param) as tab:
         yield tab
 
 
@@ -110,9 +140,9 @@ def tab(opened) -> Iterator[Tab]:
 
 
 @pytest.fixture
-def renderer(tab) -> str:
-    """Return the name of the renderer."""
-    return "vue" if tab.vue else "classic"
+def renderer(request) -> str:
+    """Return the name of the page and its renderer, for screenshots."""
+    return request.node.callspec.params["opened"]
 
 
 def api_form(file: Path) -> dict[str, tuple[str, dict]]:
@@ -155,11 +185,14 @@ def fetch(tab: Tab, picture: dict) -> np.ndarray:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
-def test_workflow_opens_is_its_api_form_and_runs(tab, file):
+def test_workflow_opens_with_nothing_missing_and_is_its_api_form(tab, file):
     tab.open(json.loads(file.read_text("utf-8")))
     assert_complete(tab)
     assert tab.prompt() == api_form(file)
-    assert run_to_picture(tab, file.stem).std() > 1
+    note = "tests.find('MarkdownNote')"
+    texts = tab.page.evaluate(f"tests.contrasts({note})")
+    assert len(texts) > 5
+    assert [(text, contrast) for text, contrast in texts if contrast < READABLE] == []
 
 
 @pytest.mark.parametrize("file", PICTURES, ids=lambda path: path.stem)
@@ -237,13 +270,20 @@ def face_index(tab: Tab, kind: str) -> int:
     return tab.page.evaluate("(kind) => tests.widget(kind, 'face_index').value", kind)
 
 
+def cached(tab: Tab, kind: str) -> bool:
+    """Say whether the only node of this type came from the cache in the last run."""
+    known = "tests.events.filter(({ kind }) => kind === 'execution_cached').flatMap((e) => e.nodes)"
+    return tab.page.evaluate(f"(kind) => {known}.includes(String(tests.find(kind).id))", kind)
+
+
 def found_faces(events: list[dict]) -> dict:
     """Return what the run told about the faces."""
     (output,) = (e["output"] for e in events if "pulid_faces" in (e["output"] or {}))
     return output
 
 
-def test_clicking_two_faces_gives_two_people_and_survives_reopening(tab, renderer):
+@everywhere
+def test_clicking_two_faces_gives_two_people_and_another_browser_shows_them(tab, renderer):
     tab.open(json.loads((WORKFLOWS / "flux_pulid_basic.json").read_text("utf-8")))
     tab.page.evaluate("tests.makeQuick(2, 1)")
     tab.page.evaluate("tests.set('LoadImage', 'image', 'group.jpg')")
@@ -271,12 +311,35 @@ def test_clicking_two_faces_gives_two_people_and_survives_reopening(tab, rendere
     assert np.abs(pictures[0] - pictures[1]).mean() > 0.5, "the identity made no difference"
 
     tab.picture(f"tests.find('{APPLY}')", SCREENSHOTS / renderer / f"{APPLY} with faces.png")
-    tab.open(tab.page.evaluate("JSON.parse(JSON.stringify(app.rootGraph.serialize()))"))
+    tab.come_back()
     assert face_index(tab, APPLY) == 4
+    assert tab.page.locator(".pulid-faces").count() == 0
+    again = found_faces(tab.run())
+    assert cached(tab, APPLY)
+    assert again == output
+    tab.page.evaluate(f"tests.lookAt(tests.find('{APPLY}'))")
+    assert checked(tab) == [4]
+    shows = f"(name) => tests.shows(tests.find('{APPLY}'), name)"
+    tab.wait_for(shows, again["images"][0]["filename"])
+
+
+@everywhere
+def test_notes_stand_on_the_node_once_and_in_another_browser_too(tab, renderer):
+    tab.open(EMPTY)
+    tab.page.evaluate(ENCODE_ALONE)
+    for run in ("first", "cached"):
+        tab.run()
+        tab.page.evaluate(f"tests.lookAt(tests.find('{ENCODE}'))")
+        note = tab.page.get_by_text("How much the faces agree with the others: image 0")
+        note.first.wait_for()
+        tab.page.wait_for_timeout(500)  # the newest page clears its own copy after the run
+        assert note.count() == 1, run
+        tab.picture(f"tests.find('{ENCODE}')", SCREENSHOTS / renderer / f"{ENCODE} {run}.png")
+        tab.come_back()
 
 
 def test_faces_of_a_batch_by_keyboard_and_not_against_a_link(tab, renderer):
-    tab.open({"nodes": [], "links": [], "version": 0.4})
+    tab.open(EMPTY)
     tab.page.evaluate(ENCODE_ALONE)
     tab.run()
     tab.page.evaluate(f"tests.lookAt(tests.find('{ENCODE}'))")
@@ -302,7 +365,7 @@ def test_faces_of_a_batch_by_keyboard_and_not_against_a_link(tab, renderer):
     assert "run again" in picker.inner_text()
     tab.page.evaluate(f"tests.set('{ENCODE}', 'face', 'largest')")
     tab.page.evaluate(
-        f"() => tests.add('PrimitiveInt', [600, 400])"
+        f"() => void tests.add('PrimitiveInt', [600, 400])"
         f".connect(0, tests.find('{ENCODE}'), tests.find('{ENCODE}').findInputSlot('face_index'))"
     )
     choose(tab, 3)
@@ -321,6 +384,68 @@ def described(node: dict) -> dict[str, list]:
     return {**node["input"].get("required", {}), **node["input"].get("optional", {})}
 
 
+FIRST = ["weight", "start_at", "end_at", "face", "face_index"]
+OLD_VALUES = [0.9, 0.1, 0.8, 3, -1, "empty", "constant", 1.5, 0.5]
+OLD_VALUES += ["rightmost", 2, "mean", "skip", False, 1.5, 0.5, 700]
+
+
+def size(tab: Tab) -> list[float]:
+    """Return width and height of the Apply node."""
+    return tab.page.evaluate(f"[...tests.find('{APPLY}').size]")
+
+
+def settings(tab: Tab) -> list[str]:
+    """Return which settings the Apply node shows on the classic canvas."""
+    tab.page.wait_for_timeout(200)  # it is laid out with the next frame
+    return tab.page.evaluate(f"tests.settings(tests.find('{APPLY}'))")
+
+
+def click_advanced(tab: Tab) -> None:
+    """Open or fold the advanced inputs of the Apply node."""
+    tab.page.evaluate(f"tests.lookAt(tests.find('{APPLY}'))")
+    tab.page.wait_for_timeout(200)
+    if tab.vue:
+        tab.page.get_by_test_id("advanced-inputs-button").click()
+    else:
+        place = tab.page.evaluate(f"tests.placeOf(tests.find('{APPLY}'), 'pulid_advanced')")
+        tab.page.mouse.click(*place)
+
+
+@everywhere
+def test_one_click_opens_the_advanced_inputs_and_the_file_remembers_it(tab):
+    tab.open(EMPTY)
+    tab.page.evaluate(f"() => void tests.add('{APPLY}', [0, 0])")
+    folded = size(tab)
+    for opened in (True, False):
+        click_advanced(tab)
+        tab.wait_for(f"tests.find('{APPLY}').showAdvanced === {json.dumps(opened)}")
+        if not tab.vue:
+            assert settings(tab)[:3] == FIRST[:3]
+            assert len(settings(tab)) == (len(OLD_VALUES) if opened else len(FIRST))
+            assert size(tab)[1] - folded[1] == (24 * 12 if opened else 0)
+        tab.open(tab.serialized())
+        assert tab.page.evaluate(f"tests.find('{APPLY}').showAdvanced") is opened
+    inputs = next(iter(tab.prompt().values()))[1]
+    assert len(inputs) == len(OLD_VALUES)
+
+
+@everywhere
+def test_file_saved_before_inputs_were_folded_keeps_its_values(tab):
+    node = {"id": 1, "type": APPLY, "pos": [0, 0], "size": [360, 630], "flags": {}, "mode": 0}
+    node |= {"inputs": [], "outputs": [], "properties": {}, "widgets_values": OLD_VALUES}
+    tab.open(EMPTY | {"nodes": [node], "last_node_id": 1})
+    kept = next(iter(tab.prompt().values()))[1]
+    names = [n for n, (t, *_) in described(our_nodes(tab.server)[APPLY]).items() if n in kept]
+    assert [kept[name] for name in names] == OLD_VALUES
+    if not tab.vue:
+        assert settings(tab) == FIRST
+        assert size(tab) == [360, 630 - 24 * 11]  # twelve rows less, a button more
+        apply = f"tests.find('{APPLY}')"
+        link = f"connect(0, {apply}, {apply}.findInputSlot('start_step'))"
+        tab.page.evaluate(f"() => void tests.add('PrimitiveInt', [-300, 0]).{link}")
+        assert settings(tab) == [*FIRST[:3], "start_step", *FIRST[3:]]  # a link is not hidden
+
+
 BAR = """() => {
   const fill = document.querySelector(".pulid-fill").style;
   const text = document.querySelector(".pulid-window").getAttribute("aria-label");
@@ -328,9 +453,10 @@ BAR = """() => {
 }"""
 
 
+@everywhere
 @pytest.mark.parametrize("kind", [APPLY, "PuLIDFluxApplyIdentity"])
 def test_window_bar_follows_the_widgets_and_is_not_saved(tab, kind):
-    tab.open({"nodes": [], "links": [], "version": 0.4})
+    tab.open(EMPTY)
     tab.page.evaluate(f"tests.lookAt(tests.add('{kind}', [0, 0]))")
     tab.page.locator(".pulid-window").wait_for()
     for name, value, expected in (
@@ -344,7 +470,7 @@ def test_window_bar_follows_the_widgets_and_is_not_saved(tab, kind):
         left, width, text = tab.page.evaluate(BAR)
         assert [left, width] == pytest.approx(expected[:2])
         assert expected[2] in text
-    saved = tab.page.evaluate("JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    saved = tab.serialized()
     inputs = described(our_nodes(tab.server)[kind])
     sockets = ("MODEL", "MASK", "IMAGE")
     widgets = [n for n, (t, *_) in inputs.items() if t not in sockets and "PULID" not in str(t)]
@@ -359,8 +485,8 @@ def test_window_bar_follows_the_widgets_and_is_not_saved(tab, kind):
 
 def test_every_node_looks_like_something(tab, renderer):
     for kind in our_nodes(tab.server):
-        tab.open({"nodes": [], "links": [], "version": 0.4})
-        tab.page.evaluate(f"tests.add('{kind}', [0, 0])")
+        tab.open(EMPTY)
+        tab.page.evaluate(f"() => void tests.add('{kind}', [0, 0])")
         path = SCREENSHOTS / renderer / f"{kind}.png"
         tab.picture(f"tests.find('{kind}')", path)
         colours = len(np.unique(np.asarray(Image.open(path).convert("L"))))

@@ -16,6 +16,19 @@ from standins.server import ROOT, TEXT_ENCODER_PACK, WORKFLOWS, node_of, set_inp
 FILES = sorted((WORKFLOWS / "api").glob("*.json"))
 TITLE_BAR = 30
 SIZE = (192, 128)
+HELD_PLACE = "example.png"  # a drawing that every ComfyUI comes with
+# which photo takes its place in the node of each title
+PHOTOS = {
+    "Photo of the person": "portrait.png",
+    "Photo of the person on the left": "portrait.png",
+    "Photo of the person on the right": "portrait2.png",
+    "Photo 1": "portrait.png",
+    "Photo 2": "portrait2.png",
+    "Photo 3": "portrait3.png",
+    "Picture to edit": "scene.png",
+    "Picture to change, with a mask": "scene.png",
+    "Picture whose outlines to follow": "pose.png",
+}
 CLIP_LOADERS = {"clip_name1": "t5xxl_fp8_e4m3fn.safetensors", "clip_name2": "clip_l.safetensors"}
 
 
@@ -33,7 +46,7 @@ def workshop(host, tmp_path_factory):
 
 
 def pictures() -> dict[str, Image.Image]:
-    """Return a photo under each name that a workflow asks for."""
+    """Return the photos that a person would choose."""
     import skimage.data
 
     photo = Image.fromarray(skimage.data.astronaut())
@@ -56,7 +69,10 @@ def read(name: str) -> dict[str, Any]:
 
 
 def smaller(prompt: dict[str, Any]) -> dict[str, Any]:
-    """Return the prompt with few steps and a small picture; Chroma with what fits its width."""
+    """Return the prompt with photos, few steps and a small picture; Chroma as fits its width."""
+    for node in prompt.values():
+        if node["class_type"] == "LoadImage":
+            node["inputs"]["image"] = PHOTOS[node["_meta"]["title"]]
     kinds = {node["class_type"] for node in prompt.values()}
     if "EmptySD3LatentImage" in kinds:
         set_inputs(prompt, "EmptySD3LatentImage", width=SIZE[0], height=SIZE[1])
@@ -112,6 +128,27 @@ def test_what_one_workflow_saves_another_loads(workshop):
     assert not {"PuLIDFluxLoadEVACLIP", "PuLIDFluxLoadInsightFace"} & {
         node["class_type"] for node in load.values()
     }
+
+
+@pytest.mark.server
+def test_the_picture_that_holds_the_place_is_an_error_about_its_face(workshop):
+    prompt = smaller(read("flux_pulid_basic"))
+    set_inputs(prompt, "LoadImage", image=HELD_PLACE)
+    result = workshop.queue(prompt)
+    assert result.error["node_type"] == "PuLIDFluxApply"
+    assert "No face was found in image 0" in result.error["exception_message"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_pictures_are_there_on_a_fresh_install_and_the_note_says_to_choose(host, file):
+    prompt = read(file.stem)
+    loads = [n["inputs"]["image"] for n in prompt.values() if n["class_type"] == "LoadImage"]
+    assert set(loads) == {HELD_PLACE}
+    assert (host.path / "input" / HELD_PLACE).is_file()
+    workflow = json.loads((WORKFLOWS / file.name).read_text("utf-8"))
+    (note,) = [n["widgets_values"][0] for n in workflow["nodes"] if n["type"] == "MarkdownNote"]
+    assert f"**{HELD_PLACE}**" in note and "choose your own before you run" in note
+    assert "`" not in note, "the Vue renderer's colour for code is dark blue"
 
 
 def test_settings_are_what_the_notes_say():
