@@ -49,8 +49,8 @@ NOT_INSERTED = (
     "(ComfyUI's Unload Models), since it stays changed until it is loaded again."
 )
 DID_NOT_ACT = (
-    "PuLID-Flux: identity {number} of {total} did not act in this run: none of its steps lies in "
-    "the identity's window (start_at, end_at or their steps)."
+    "PuLID-Flux: identity {number} of {total} did not act in this run: none of the sampling "
+    "steps falls within its window (start_at and end_at, or start_step and end_step)."
 )
 
 
