@@ -21,8 +21,8 @@ def too_old() -> str | None:
     if found != "unknown" and numbers(found) >= numbers(OLDEST):
         return None
     return (
-        f"PuLID-Flux Native needs ComfyUI {OLDEST} or newer, this one's version is {found}: "
-        "its nodes are not there. Update ComfyUI and restart."
+        f"PuLID-Flux Native needs ComfyUI {OLDEST} or newer, but this is version {found}: none of "
+        "its nodes are available. Update ComfyUI and restart."
     )
 
 
@@ -32,7 +32,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def newer(**fields: Any) -> dict[str, Any]:
-    """Return those fields of a node's schema that this ComfyUI knows; it can do without them."""
+    """Return the fields of a node's schema that this ComfyUI knows; the others are optional."""
     from comfy_api.latest import io
 
     known = {field.name for field in dataclasses.fields(io.Schema)}

@@ -74,6 +74,6 @@ def matching_keypoints(face: Face, others: list[Face]) -> np.ndarray:
     """
     best = max(others, key=lambda other: overlap(face.box, other.box), default=None)
     if best is None or overlap(face.box, best.box) < SAME_FACE:
-        log.warning("RetinaFace did not find the chosen face; its own keypoints align it.")
+        log.warning("RetinaFace did not find the chosen face; using the detector's keypoints.")
         return face.keypoints
     return best.keypoints

@@ -47,7 +47,7 @@ def choose_provider(provider: str) -> tuple[str, tuple[str, ...]]:
         raise ValueError(
             f"onnxruntime does not offer the provider {provider} here; it offers "
             f"{', '.join(offered)}. Choose auto or one of these, or install the onnxruntime build "
-            f"for {provider} in place of the present one."
+            f"for {provider} instead of the current one."
         )
     return provider, ()
 

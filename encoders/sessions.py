@@ -80,7 +80,7 @@ class FaceSessions:
             self.models = open_models(self.files, self.pack, self.provider)
             self.loads += 1
             if self.loads > 1 and self.at_work != self.provider:
-                log.warning("%s could not be started again; the CPU does it.", self.provider)
+                log.warning("%s could not be started again; using the CPU instead.", self.provider)
         return self.models[task]
 
     @property

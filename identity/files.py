@@ -144,7 +144,7 @@ def load_identity(path: Path) -> tuple[Identity, Tensor | None]:
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size
         raise ValueError(
-            f"{path} ({size:,} bytes) is not a safetensors file or not a whole one: {error}. "
+            f"{path} ({size:,} bytes) is not a complete safetensors file: {error}. "
             "Save the identity again."
         ) from error
     found = (metadata.get("format"), metadata.get("version"))
@@ -208,7 +208,7 @@ def blend(identities: list[Identity], weights: list[float], spherical: bool) -> 
         )
     total = sum(weights)
     if abs(total) < 1e-6:
-        raise ValueError(f"The weights {weights} add up to 0; give at least one that counts.")
+        raise ValueError(f"The weights {weights} add up to 0; change at least one of them.")
     shares = [w / total for w in weights]
     mix = spherical_mix if spherical else linear_mix
     return Identity(

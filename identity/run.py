@@ -20,8 +20,8 @@ from .window import OpenWindow, Window
 log = logging.getLogger(__name__)
 
 DID_NOT_ACT = (
-    "PuLID: identity {number} of {total} did not act in this run: none of its steps lies in the "
-    "identity's window (start_at, end_at or their steps)."
+    "PuLID: identity {number} of {total} did not act in this run: none of the sampling steps falls "
+    "within its window (start_at and end_at, or start_step and end_step)."
 )
 UNCONDITIONAL = ("zero identity", "same identity", "none")
 

@@ -17,7 +17,7 @@ class FacePicker {
     this.faces = make("div", { class: "pulid-faces", role: "radiogroup" });
     this.faces.addEventListener("keydown", (event) => this.onKey(event));
     this.stage = make("div", { class: "pulid-stage" }, this.image, this.faces);
-    this.back = this.turner("‹", "Photo before", -1);
+    this.back = this.turner("‹", "Previous photo", -1);
     this.text = make("span", { class: "pulid-text", "aria-live": "polite" });
     this.forth = this.turner("›", "Next photo", 1);
     this.caption = make("div", { class: "pulid-caption" }, this.back, this.text, this.forth);
@@ -103,7 +103,7 @@ class FacePicker {
     const face = `face_index ${index} (${boxes[index] ? range : `not here: ${range}`})`;
     this.text.textContent = obstacle || photo + face;
     this.text.title = many
-      ? "Click a face to choose it. face_index holds for every photo of the batch."
+      ? "Click a face to choose it. face_index applies to every photo of the batch."
       : "Click a face to choose it.";
     this.faces.setAttribute("aria-label", `Faces, ${this.text.textContent}`);
   }

@@ -47,7 +47,7 @@ function addBar(node) {
     text.textContent = empty ? "identity never acts" : `identity: ${start.text} to ${end.text}`;
     text.classList.toggle("pulid-warning", empty);
     bar.setAttribute("aria-label", text.textContent);
-    bar.title = "When the identity acts, from pure noise (left) to the finished picture (right)";
+    bar.title = "When the identity acts, from pure noise (left) to the finished image (right)";
   }
 
   addPanel(node, "pulid_window", bar, () => HEIGHT, "end_at");

@@ -30,8 +30,8 @@ def strength_inputs() -> list[io.Input]:
             min=-1.0,
             max=5.0,
             step=0.05,
-            tooltip="How much identity: 1 is what PuLID was made for, 0 changes nothing. Less "
-            "leaves the prompt more freedom.",
+            tooltip="Strength of the identity: 1 is what PuLID was trained for, 0 changes "
+            "nothing. Lower values leave the prompt more freedom.",
         ),
         io.Float.Input(
             "start_at",
@@ -39,9 +39,9 @@ def strength_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.001,
-            tooltip="When identity begins, as a share of the sampling. 0.2 (step 4 of 20) for "
-            "photographs, 0 to 0.05 for drawings and other styles. Later = more editable, less "
-            "alike.",
+            tooltip="When the identity starts, as a fraction of the sampling steps: 0.2 (step 4 "
+            "of 20) for photographs, 0 to 0.05 for drawings and other styles. Later = more "
+            "editable, less alike.",
         ),
         io.Float.Input(
             "end_at",
@@ -49,7 +49,7 @@ def strength_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.001,
-            tooltip="When identity ends, as a share of the sampling.",
+            tooltip="When the identity ends, as a fraction of the sampling steps.",
         ),
     ]
 
@@ -61,8 +61,8 @@ def injection_inputs() -> list[io.Input]:
         io.Mask.Input(
             "attn_mask",
             optional=True,
-            tooltip="Where in the picture the identity acts: white = fully, black = not at all. "
-            "One for each person when there are several.",
+            tooltip="Where in the image the identity acts: white = fully, black = not at all. "
+            "One mask per person when there are several.",
         ),
         io.Int.Input(
             "start_step",
@@ -77,22 +77,23 @@ def injection_inputs() -> list[io.Input]:
             default=-1,
             min=-1,
             max=10000,
-            tooltip="The first step without identity again; -1 = use end_at.",
+            tooltip="The step at which the identity ends (the first one without it); -1 = use "
+            "end_at.",
             **more,
         ),
         io.Combo.Input(
             "unconditional",
             options=list(UNCONDITIONAL),
             default=UNCONDITIONAL[0],
-            tooltip="What the negative prompt's rows get under true CFG (cfg above 1). The zero "
-            "identity is what the authors use.",
+            tooltip="What the negative prompt gets under true CFG (cfg above 1). The authors "
+            "use the zero identity.",
             **more,
         ),
         io.Combo.Input(
             "weight_curve",
             options=list(CURVES),
             default="constant",
-            tooltip="The course of the weight from start to end.",
+            tooltip="How the weight changes between start and end.",
             **more,
         ),
         io.Float.Input(
@@ -101,7 +102,8 @@ def injection_inputs() -> list[io.Input]:
             min=-1.0,
             max=5.0,
             step=0.05,
-            tooltip="A further factor in the double blocks, where picture and text are apart.",
+            tooltip="An additional factor for the double blocks, where image and text are "
+            "separate streams.",
             **more,
         ),
         io.Float.Input(
@@ -110,7 +112,7 @@ def injection_inputs() -> list[io.Input]:
             min=-1.0,
             max=5.0,
             step=0.05,
-            tooltip="A further factor in the single blocks, which draw the details.",
+            tooltip="An additional factor for the single blocks, which draw the details.",
             **more,
         ),
     ]
@@ -124,14 +126,14 @@ def region_inputs() -> list[io.Input]:
             "region",
             options=[*REGIONS, BOX],
             default=next(iter(REGIONS)),
-            tooltip="Which part of the picture the person stands in, without painting a mask. With "
-            "a mask as well, only where both say so.",
+            tooltip="Which part of the image the person is in, without painting a mask. With "
+            "attn_mask as well, only where both overlap.",
             **more,
         ),
         io.String.Input(
             "region_box",
             default="25, 0, 50, 100",
-            tooltip="For region = box: left, top, width and height in percent of the picture.",
+            tooltip="For region = box: left, top, width and height in percent of the image.",
             **more,
         ),
     ]
@@ -147,7 +149,7 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
             description="Put an identity into a FLUX model. Chain several for several people.",
             search_aliases=["pulid", "face", "identity"],
             inputs=[
-                io.Model.Input("model", tooltip="FLUX.1 or Chroma; it is not changed itself."),
+                io.Model.Input("model", tooltip="FLUX.1 or Chroma; it is not modified itself."),
                 types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
                 types.Identity.Input(
                     "identity", tooltip="From Encode, Load or Blend PuLID Identity."
@@ -208,17 +210,20 @@ class PuLIDFluxApply(io.ComfyNode):
             display_name="Apply PuLID-Flux",
             category=types.CATEGORY,
             description=(
-                "Put the person of a photo into a FLUX model: Encode PuLID Identity and Apply "
-                "PuLID-Flux Identity in one. Only a new photo or face is encoded again."
+                "Put the person in a photo into a FLUX model: Encode PuLID Identity and Apply "
+                "PuLID-Flux Identity in one node. A new weight or window does not encode the "
+                "photo again."
             ),
             search_aliases=["pulid", "ApplyPulidFlux", "face swap", "face id", "identity"],
             inputs=[
-                io.Model.Input("model", tooltip="FLUX.1 or Chroma; it is not changed itself."),
+                io.Model.Input("model", tooltip="FLUX.1 or Chroma; it is not modified itself."),
                 types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
                 types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP."),
                 types.FaceAnalysis.Input("face_analysis", tooltip="From Load InsightFace."),
                 io.Image.Input(
-                    "image", tooltip="A photo; a batch is several photos of the same person."
+                    "image",
+                    tooltip="A photo, or a batch of photos of the same person. A list "
+                    "of photos gives one image for each.",
                 ),
                 *strength_inputs(),
                 *injection_inputs(),

@@ -29,8 +29,8 @@ def face_inputs(optional: bool) -> list[io.Input]:
             "face",
             options=list(FACE_ORDERS),
             default=FACE_ORDERS[0],
-            tooltip="In which order faces are counted; the first is taken unless face_index says "
-            "otherwise.",
+            tooltip="The order in which faces are counted; the first is used unless face_index "
+            "says otherwise.",
             optional=optional,
         ),
         io.Int.Input(
@@ -38,32 +38,32 @@ def face_inputs(optional: bool) -> list[io.Input]:
             default=0,
             min=0,
             max=999,
-            tooltip="Which face in that order: 0 is the first. The numbers stand in the second "
-            "picture.",
+            tooltip="Which face in that order, counted from 0. The node shows the numbers.",
             optional=optional,
         ),
         io.Combo.Input(
             "fusion",
             options=list(FUSIONS),
             default=FUSIONS[0],
-            tooltip="How several photos become one identity. joint: together through the encoder, "
-            "as the authors do. mean: the average. concat: all side by side, dearer to sample.",
+            tooltip="How several photos become one identity. joint: through the encoder "
+            "together, as the authors do. mean: the average. concat: all tokens side by side, "
+            "slower to sample.",
             **some,
         ),
         io.Combo.Input(
             "on_no_face",
             options=list(ON_NO_FACE),
             default=ON_NO_FACE[0],
-            tooltip="What to do with a photo in which no face is found. error: stop. skip: leave "
-            "that photo out. plain model: leave the identity out. Where no photo is left, the "
-            "model is used as it is, and the node says so.",
+            tooltip="What to do when no face is found in a photo. error: stop. skip: leave that "
+            "photo out; if none is left, use the model without identity. plain model: use the "
+            "model without identity. The node says which happened.",
             **some,
         ),
         io.Boolean.Input(
             "grayscale",
             default=True,
-            tooltip="Show EVA-CLIP the face without colour, as PuLID was trained. Off lets skin "
-            "tone and light of the photo into the picture.",
+            tooltip="Show EVA-CLIP the face without colour, as in PuLID's training. Off lets "
+            "the photo's skin tone and lighting into the image.",
             **some,
         ),
         io.Float.Input(
@@ -72,7 +72,7 @@ def face_inputs(optional: bool) -> list[io.Input]:
             min=0.0,
             max=20.0,
             step=0.1,
-            tooltip="auto_weight: the weight of the strongest photo, token by token.",
+            tooltip="auto_weight: the weight of the strongest photo, for each token.",
             **more,
         ),
         io.Float.Input(
@@ -81,7 +81,7 @@ def face_inputs(optional: bool) -> list[io.Input]:
             min=0.0,
             max=20.0,
             step=0.1,
-            tooltip="auto_weight: the weight of the weakest photo, token by token.",
+            tooltip="auto_weight: the weight of the weakest photo, for each token.",
             **more,
         ),
         io.Int.Input(
@@ -89,14 +89,14 @@ def face_inputs(optional: bool) -> list[io.Input]:
             default=1000,
             min=0,
             max=20000,
-            tooltip="train_weight: how many steps the mixing weights are trained.",
+            tooltip="train_weight: for how many steps the mixing weights are trained.",
             **more,
         ),
         io.Image.Input(
             "prior_image",
             optional=True,
-            tooltip="One more photo, before the others; joint does without. train_weight: the "
-            "photo to aim at; without it the first of the batch.",
+            tooltip="One more photo, placed before the others; joint does not use it. "
+            "train_weight: the photo to approximate; without it, the first of the batch.",
         ),
     ]
 
@@ -109,9 +109,9 @@ def points_inputs() -> list[io.Input]:
             default="",
             optional=True,
             advanced=True,
-            tooltip="For a face that is not found (a drawing, a close-up): left eye, right eye, "
-            "nose, left and right corner of the mouth, each x, y in percent of the photo. Empty: "
-            "find it.",
+            tooltip="For a face that no detector finds (a drawing, a close-up): left eye, right "
+            "eye, nose, left and right corner of the mouth, each as x, y in percent of the "
+            "photo. Empty: detect the face.",
         )
     ]
 
@@ -123,14 +123,17 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
             node_id="PuLIDFluxEncodeIdentity",
             display_name="Encode PuLID Identity",
             category=types.CATEGORY,
-            description="Find the face in one or more photos of a person and encode who it is.",
+            description="Find the face in one or more photos of a person and encode their "
+            "identity.",
             search_aliases=["pulid", "face", "identity", "PulidFluxFaceDetector"],
             inputs=[
                 types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
                 types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP."),
                 types.FaceAnalysis.Input("face_analysis", tooltip="From Load InsightFace."),
                 io.Image.Input(
-                    "image", tooltip="A photo; a batch is several photos of the same person."
+                    "image",
+                    tooltip="A photo, or a batch of photos of the same person. A list "
+                    "of photos gives one identity for each.",
                 ),
                 *face_inputs(optional=False),
                 *points_inputs(),
@@ -138,7 +141,7 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
             outputs=[
                 types.Identity.Output(display_name="identity"),
                 io.Image.Output(
-                    display_name="faces", tooltip="The crops that EVA-CLIP saw, one for each photo."
+                    display_name="faces", tooltip="The crops that EVA-CLIP saw, one per photo."
                 ),
                 io.Image.Output(
                     display_name="photos", tooltip="The photos with every face numbered."

@@ -123,7 +123,7 @@ def encode_anew(
 
 
 def notes_on(encoded: Encoded) -> list[Note]:
-    """Say which photos were left out and which look like somebody else."""
+    """Say which photos were left out and which look like a different person."""
     notes = []
     skipped = [p.index for p in encoded.photos if p.skipped]
     if encoded.identity.is_nobody:
@@ -141,8 +141,8 @@ def notes_on(encoded: Encoded) -> list[Note]:
     notes.append(Note(f"How much the faces agree with the others: {each}."))
     notes += [
         Note(
-            f"Image {index} looks like somebody else: {value:.2f} to the other photos, expected "
-            f"{SAME_PERSON} or more.",
+            f"Image {index} looks like a different person: its similarity to the other photos is "
+            f"{value:.2f}, expected {SAME_PERSON} or more.",
             True,
         )
         for index, value in zip(used, others, strict=True)

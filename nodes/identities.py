@@ -29,29 +29,31 @@ class PuLIDFluxSaveIdentity(io.ComfyNode):
             display_name="Save PuLID Identity",
             category=types.CATEGORY,
             description=(
-                "Keep an identity as a file in models/pulid_identities. It needs no face model to "
-                "be used again."
+                "Save an identity as a file in models/pulid_identities. No face model is needed "
+                "to use it again."
             ),
             search_aliases=["pulid", "identity", "face"],
             inputs=[
                 types.Identity.Input("identity", tooltip="From Encode or Blend PuLID Identity."),
-                io.String.Input("name", default="person", tooltip="The file's name, no folders."),
+                io.String.Input(
+                    "name", default="person", tooltip="The file name, without folders."
+                ),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
-                    tooltip="Off: an identity of that name stops the run. On: it is replaced.",
+                    tooltip="Off: stop if an identity with that name exists. On: replace it.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=list(DTYPES),
                     default="float32",
-                    tooltip="float32 is exact (0.5 MB), float16 half the size.",
+                    tooltip="float32 is exact (0.5 MB), float16 is half the size.",
                 ),
                 io.Image.Input(
                     "preview",
                     optional=True,
-                    tooltip="A picture to recognise the file by, such as the face crop. It is "
-                    "stored inside, at most 256 pixels wide.",
+                    tooltip="An image to recognise the file by, such as the face crop. It is "
+                    "stored in the file, scaled to at most 256 pixels.",
                 ),
             ],
             outputs=[types.Identity.Output(display_name="identity")],
@@ -92,7 +94,7 @@ class PuLIDFluxLoadIdentity(io.ComfyNode):
             node_id="PuLIDFluxLoadIdentity",
             display_name="Load PuLID Identity",
             category=types.CATEGORY,
-            description="Load an identity that was saved before; no face model is needed.",
+            description="Load a saved identity; no face model is needed.",
             search_aliases=["pulid", "identity", "face"],
             inputs=[
                 io.Combo.Input(
@@ -144,14 +146,14 @@ class PuLIDFluxBlendIdentities(io.ComfyNode):
                     step=0.05,
                     optional=i > 2,
                     advanced=i > 2 or None,
-                    tooltip=f"The share of identity {i}; shares need not add up to 1.",
+                    tooltip=f"The weight of identity {i}; the weights need not add up to 1.",
                 )
             )
         return io.Schema(
             node_id="PuLIDFluxBlendIdentities",
             display_name="Blend PuLID Identities",
             category=types.CATEGORY,
-            description="Mix identities into a person between them.",
+            description="Mix up to four identities into one person.",
             search_aliases=["pulid", "identity", "face", "mix"],
             inputs=[
                 *inputs,
@@ -159,8 +161,8 @@ class PuLIDFluxBlendIdentities(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default=METHODS[0],
-                    tooltip="spherical keeps the mixture as strong as its parts; linear is the "
-                    "plain average.",
+                    tooltip="spherical keeps the mix as strong as what goes into it; linear is "
+                    "the plain weighted average.",
                 ),
             ],
             outputs=[types.Identity.Output(display_name="identity")],

@@ -28,7 +28,7 @@ class PuLIDFluxLoadModel(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=folders.options(folders.PULID),
-                    tooltip="The PuLID-FLUX file. v0.9.1 keeps more likeness than v0.9.0.",
+                    tooltip="The PuLID-FLUX file. v0.9.1 gives a better likeness than v0.9.0.",
                 )
             ],
             outputs=[types.Model.Output(display_name="pulid_model")],
@@ -87,8 +87,8 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
             display_name="Load InsightFace",
             category=types.CATEGORY,
             description=(
-                "Load the models that find, recognise and cut out faces. InsightFace's own models "
-                "are for non-commercial use."
+                "Load the models that find, recognise and crop faces. InsightFace's own models "
+                "are for non-commercial use only."
             ),
             search_aliases=["pulid", "antelopev2", "PulidFluxInsightFaceLoader"],
             inputs=[
@@ -101,19 +101,19 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
                     "provider",
                     options=list(PROVIDER_CHOICES),
                     default="auto",
-                    tooltip="Where the face models run. auto is the CPU: 0.1 to 1 s a photo and no "
-                    "graphics memory. The node shows what really runs.",
+                    tooltip="What the face models run on. auto is the CPU: 0.1 to 1 s per photo "
+                    "and no graphics memory. The node shows what they really run on.",
                 ),
                 io.Combo.Input(
                     "parsing_model",
                     options=folders.options(folders.PARSING),
-                    tooltip="facexlib's BiSeNet, which tells face and hair from the rest.",
+                    tooltip="facexlib's BiSeNet, which separates face and hair from the rest.",
                 ),
                 io.Combo.Input(
                     "landmarks",
                     options=[OWN_KEYPOINTS, *folders.files(folders.LANDMARKS)],
                     default=OWN_KEYPOINTS,
-                    tooltip="What the face is aligned by: the model pack's five points, or "
+                    tooltip="Which points the face is aligned by: the model pack's five, or "
                     "facexlib's RetinaFace as in the authors' code (slower, needs its file).",
                 ),
             ],

@@ -104,7 +104,7 @@ def read_double_layers(
     if not stated.isdecimal() or int(stated) > len(layers):
         raise ValueError(
             f"{what}: its metadata says double_layers = {stated}, expected a number of at most "
-            f"{len(layers)}, its layers. Download the file again or mend its metadata."
+            f"{len(layers)}, its layers. Download the file again or correct its metadata."
         )
     return int(stated)
 

@@ -211,7 +211,7 @@ def test_old_file_is_upgraded_by_the_page_and_runs(tab, path):
             node["mode"] = BYPASSED
     tab.drop("old.json", "application/json", json.dumps(workflow).encode())
     tab.wait_for("!tests.missing().some((type) => /pulid/i.test(type))")  # nobody pressed anything
-    toast = tab.page.get_by_text("Nodes of an older PuLID pack were exchanged")
+    toast = tab.page.get_by_text("Nodes of older PuLID packs were replaced")
     toast.first.wait_for()
     tab.page.evaluate("tests.takeWhatIsThere()")
     if any(node["type"] in OLD_APPLIES for node in workflow["nodes"]):  # not in a subgraph

@@ -143,7 +143,8 @@ def test_a_photo_of_somebody_else_is_a_warning_with_its_index(caplog):
             False,
         ),
         (
-            "Image 3 looks like somebody else: 0.05 to the other photos, expected 0.3 or more.",
+            "Image 3 looks like a different person: its similarity to the other photos is 0.05, "
+            "expected 0.3 or more.",
             True,
         ),
     ]

@@ -1,4 +1,4 @@
-"""Every error that the pack raises stands on the README's page of errors, and nothing else does."""
+"""Every error that the pack raises is explained in docs/errors.md, and nothing else is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ SOURCES = sorted(
     for folder in ("nodes", "nodes/old_packs", "encoders", "identity", "pulid_flux", ".")
     for path in (ROOT / folder).glob("*.py")
 )
-SECTION = "## When something goes wrong"
+PAGE = ROOT / "docs" / "errors.md"
+HEADINGS = ("The message says", "Cause", "What to do")
 GAP = "\0"  # stands for a value in a text
 LEAST = 9  # letters of a text on the page, without its gaps: fewer would fit anything
 
@@ -83,16 +84,15 @@ def fits(fragment: str, text: str) -> bool:
 
 
 def page() -> list[tuple[str, str, str]]:
-    """Return the table's rows: messages, cause, cure."""
-    section = (ROOT / "README.md").read_text("utf-8").split(SECTION)[1].split("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
-    assert all(len(row) == 3 for row in rows), rows
-    return [tuple(row) for row in rows]
+    """Return the rows of the page's tables: messages, cause, cure."""
+    lines = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("|")]
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines]
+    assert all(len(row) == len(HEADINGS) for row in rows), rows
+    return [row for row in rows if row != HEADINGS and set("".join(row)) != {"-"}]
 
 
 def fragments() -> list[str]:
-    """Return the messages in backticks in the table's first column."""
+    """Return the messages in backticks in the tables' first column."""
     return [text for row in page() for text in re.findall(r"`([^`]+)`", row[0])]
 
 
@@ -109,14 +109,14 @@ def test_every_error_is_on_the_page(raised):
         )
         return
     known = [fragment for fragment in fragments() if fits(fragment, raised.text)]
-    assert known, f"{raised.where}: README.md does not explain {raised.text!r}"
+    assert known, f"{raised.where}: docs/errors.md does not explain {raised.text!r}"
 
 
 @pytest.mark.parametrize("fragment", fragments())
 def test_every_message_on_the_page_exists(fragment):
     assert letters(fragment) >= LEAST, "too little to recognise a message by"
     assert any(fits(fragment, each.text) for each in texts(raised_only=False)), (
-        f"README.md explains {fragment!r}, which the pack does not say"
+        f"docs/errors.md explains {fragment!r}, which the pack does not say"
     )
 
 

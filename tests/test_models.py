@@ -96,7 +96,9 @@ def test_flux_2_takes_a_file_trained_for_it_and_no_other():
 def picture(model: ModelPatcher, shape: tuple[int, ...], text_width: int) -> torch.Tensor:
     """Sample two steps from fixed noise."""
     draw = torch.Generator().manual_seed(3)
-    cond = [[torch.randn(1, 8, text_width, generator=draw), {"guidance": 3.5}]]
+    cond = [
+        [torch.randn(1, 8, text_width, generator=draw), {"guidance": 3.5, "pooled_output": None}]
+    ]
     noise = torch.randn(shape, generator=draw)
     latent = torch.zeros(shape)
     return comfy.sample.sample(
@@ -126,7 +128,7 @@ def radiance() -> ModelPatcher:
         "use_sequential_txt_ids": False,
     }
     fields = comfy.ldm.chroma_radiance.model.ChromaRadianceParams.__dataclass_fields__
-    sizes = {k: v for k, v in SIZES.items() if k in fields} | own
+    sizes = {k: v for k, v in (SIZES | own).items() if k in (*fields, "image_model")}
     config = comfy.supported_models.ChromaRadiance(sizes)
     config.set_inference_dtype(torch.float32, None)
     model = comfy.model_base.ChromaRadiance(config, device="cpu")

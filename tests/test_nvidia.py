@@ -214,8 +214,8 @@ class TestForward:
 
     def test_the_layers_follow_the_models_own_device(self, card, pulid, depths):
         with card.running():
-            model = true_model(depths=depths, load_device=SECOND)
-            assert model.load_device == SECOND
+            model = true_model(depths=depths)
+            model.load_device = SECOND  # as ComfyUI-MultiGPU does, on every version
             patched = with_identity(model, pulid)
             extras = patched.get_nested_additional_models()
             assert extras

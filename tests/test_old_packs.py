@@ -132,7 +132,7 @@ def test_file_and_prompt_are_upgraded_alike(path):
     prepared, message = old_files.prepare(workflow)
     assert workflow == given, "the file given was changed"
     assert not {node["type"] for node in all_nodes(prepared)} & set(OLD)
-    assert message.startswith("Nodes of an older PuLID pack were exchanged: ")
+    assert message.startswith("Nodes of older PuLID packs were replaced: ")
     assert_links_hold(prepared)
     for subgraph in prepared.get("definitions", {}).get("subgraphs", []):
         assert_links_hold(subgraph)

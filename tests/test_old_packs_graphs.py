@@ -13,7 +13,7 @@ from pulid_pack.nodes.old_packs.schemas import NewNode
 from pulid_pack.nodes.old_packs.table import APPLY, EVA_CLIP, INSIGHT_FACE, MODEL, OLD
 
 MUTED, BYPASSED = 2, 4
-HEAD = "Nodes of an older PuLID pack were exchanged: "
+HEAD = "Nodes of older PuLID packs were replaced: "
 
 
 @pytest.fixture(autouse=True, scope="module")

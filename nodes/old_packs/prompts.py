@@ -77,7 +77,7 @@ def read(prompt: Prompt, workflow: Any) -> tuple[Graph, list[str]]:
     graph, unreadable, names, stored = Graph(), [], {}, files.Stored(workflow)
     for key, raw in prompt.items():
         if not isinstance(raw, dict) or not isinstance(raw.get("class_type"), str):
-            unreadable.append(f"Entry {key} of the prompt is no node and was left out.")
+            unreadable.append(f"Entry {key} of the prompt is not a node and was left out.")
             continue
         inputs = as_dict(raw.get("inputs"))
         node = graph.nodes["", key] = Node(raw["class_type"], copy.deepcopy(raw))

@@ -80,8 +80,8 @@ PROVIDERS |= {"CPU": "CPU"}
 # No other pack may stand in for it: PuLID was trained on its vectors.
 PACK = {"model_pack": "antelopev2"}
 BACKWARDS = (
-    "kept, but nunchaku compared it with the noise level, so that its window ran backwards; see "
-    "where identity acts now"
+    "kept, but nunchaku compared it with the noise level, so its window ran backwards; check "
+    "when the identity acts now"
 )
 WINDOW = {"start_at": Lost(BACKWARDS, (0,)), "end_at": Lost(BACKWARDS, (1,))}
 AUTO_WEIGHT = Lost(
@@ -157,7 +157,7 @@ TABLE = (
         PACK,
         {"provider": PROVIDERS},
         note="there is no FaceNet here; Load InsightFace with antelopev2, on whose vectors PuLID "
-        "was trained, takes its place",
+        "was trained, is used instead",
     ),
     NUNCHAKU,
     Old(

@@ -19,7 +19,7 @@ NO_NUNCHAKU = (
     "PuLID-Flux Native cannot put an identity into nunchaku's own engine; load a FLUX checkpoint "
     "with Load Diffusion Model instead"
 )
-STILL_USED = "not everything that it feeds could be exchanged, so it stays as it is"
+STILL_USED = "not every node that uses it could be replaced, so it stays as it is"
 UNKNOWN = (
     "its input {name} comes from {kind} (node {id}), behind which nothing can be followed; it "
     "stays as it is: link it directly and open the file again"
@@ -239,5 +239,5 @@ class Upgrade:
         if not self.kinds:
             return ""
         done = sorted({kind for key, kind in self.kinds.items() if key not in self.left})
-        head = f"Nodes of an older PuLID pack were exchanged: {', '.join(done) or 'none'}."
+        head = f"Nodes of older PuLID packs were replaced: {', '.join(done) or 'none'}."
         return "\n".join((head, *self.notes))
