@@ -16,7 +16,7 @@ from standins.server import ROOT
 TESTS = Path(__file__).parent
 SOURCES = sorted(
     path
-    for folder in ("nodes", "encoders", "pulid_flux", ".")
+    for folder in ("nodes", "nodes/old_packs", "encoders", "identity", "pulid_flux", ".")
     for path in (ROOT / folder).glob("*.py")
 )
 # modules through which code or data could come from outside
@@ -81,7 +81,7 @@ with torch.inference_mode():
     mixed = identities.PuLIDFluxBlendIdentities.execute(
         "spherical", identity_1=identity, identity_2=loaded, weight_1=1.0, weight_2=1.0
     )[0]
-    flux = small_flux(pulid.dim)
+    flux = small_flux(pulid.width)
     patched = apply.PuLIDFluxApplyIdentity.execute(flux, pulid, mixed, 1.0, 0.0, 1.0)[0]
     assert not torch.equal(sample(flux, steps=2), sample(patched, steps=2))
     for missing in (load.PuLIDFluxLoadModel, load.PuLIDFluxLoadEVACLIP):
