@@ -25,7 +25,7 @@ import hosting
 # the demo see little of it, and the browser comes with the frontend package.
 LIBRARY = (
     "golden",
-    "injection",
+    "hooks",
     "cross_attention",
     "checkpoint",
     "identity",
