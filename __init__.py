@@ -1,4 +1,4 @@
-"""PuLID-Flux Native: a person's identity from a photo in FLUX pictures, through ComfyUI's seams."""
+"""PuLID-Flux Native: a person's identity from a photo in FLUX images, through ComfyUI's hooks."""
 
 import logging
 

@@ -82,7 +82,7 @@ def check_numbers(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     for key, value in tensors.items():
         if not value.is_floating_point():
             continue
-        # one pass over the weights; only a sum that is no number is looked at closer
+        # one pass over the weights; only a sum that is not finite is looked at more closely
         wide = value if value.itemsize > 1 else value.float()  # 8-bit floats have no sum
         total = wide.sum(dtype=torch.float32)
         if not torch.isfinite(total) and not torch.isfinite(wide).all():

@@ -8,7 +8,7 @@ from .packages import require
 
 CROP = 512
 BORDER = (135, 133, 132)
-# Left eye, right eye, nose, left and right corner of the mouth, as they lie in the picture.
+# Left eye, right eye, nose, left and right corner of the mouth, as they appear in the image.
 TEMPLATE = np.array(
     [
         [192.98138, 239.94708],
@@ -21,9 +21,9 @@ TEMPLATE = np.array(
 
 
 def crop_matrix(keypoints: np.ndarray) -> np.ndarray:
-    """Return the 2x3 similarity that takes ``keypoints`` [5, 2] to the template.
+    """Return the similarity transform [2, 3] from ``keypoints`` [5, 2] (pixels) to the template.
 
-    Raises ValueError where the points admit none, as when they coincide.
+    Raises ValueError if there is none, for example if the points coincide.
     """
     cv2 = require("cv2", "Encode PuLID Identity")
     points = np.asarray(keypoints, dtype=np.float64)
@@ -37,9 +37,9 @@ def crop_matrix(keypoints: np.ndarray) -> np.ndarray:
 
 
 def warp(photo: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Return the 512x512 crop of ``photo`` (RGB uint8) under ``matrix``, the rest grey."""
+    """photo [H, W, 3] RGB uint8, matrix [2, 3] -> crop [512, 512, 3]; what lies outside is grey."""
     cv2 = require("cv2", "Encode PuLID Identity")
-    # The authors' border is given for BGR pictures.
+    # The authors' border colour is in BGR order.
     return cv2.warpAffine(
         photo, matrix, (CROP, CROP), borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER[::-1]
     )

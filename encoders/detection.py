@@ -1,4 +1,4 @@
-"""Finding the faces of a photo, putting them in order, and the recogniser's vector of one."""
+"""Finding and ordering the faces in a photo, and computing the recogniser's vector of one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from .packages import require
 from .sessions import DETECTOR_SIDE, FaceSessions
 
-# The share of the detector's 640 pixels that the photo fills. The whole comes first, as the authors
-# do; where that finds no face, it may be too large, and the photo is shrunk and gets a margin.
+# How much of the detector's 640 pixels the photo fills. All of it comes first, as in the authors'
+# code; if that finds no face, it may be too large, and the photo is shrunk and gets a margin.
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)
 RECOGNISER_SIDE = 112
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """A face in a photo: ``box`` x1, y1, x2, y2 and ``keypoints`` [5, 2] in its pixels.
+    """A face in a photo: ``box`` x1, y1, x2, y2 and ``keypoints`` [5, 2], in the photo's pixels.
 
     ``photo_size`` is (width, height); ``landmarks_only`` marks a face that only RetinaFace found,
     ``by_hand`` one whose points the user gave.
@@ -35,17 +35,16 @@ class Face:
 
     @property
     def centre(self) -> np.ndarray:
-        """The middle of the box, [x, y]."""
+        """Centre of the box, [x, y] in pixels."""
         return (self.box[:2] + self.box[2:]) / 2
 
     @property
     def area(self) -> float:
-        """The box's area in square pixels."""
         return float(np.prod(self.box[2:] - self.box[:2]))
 
     @property
     def distance_to_middle(self) -> float:
-        """How far the box's middle lies from the photo's, in pixels."""
+        """Distance between the centres of the box and the photo, in pixels."""
         return float(np.linalg.norm(self.centre - np.array(self.photo_size) / 2))
 
 
@@ -64,7 +63,10 @@ FACE_ORDERS = tuple(ORDER_KEYS)
 
 
 def order_faces(faces: list[Face], face: str) -> list[Face]:
-    """Return ``faces`` in the order called ``face`` (one of FACE_ORDERS); ties from the left."""
+    """Return ``faces`` in the order called ``face``; ties go from the left.
+
+    Raises ValueError if ``face`` is not one of FACE_ORDERS.
+    """
     if face not in ORDER_KEYS:
         raise ValueError(f"Unknown face order {face!r}; choose one of {', '.join(FACE_ORDERS)}.")
     key = ORDER_KEYS[face]
@@ -72,10 +74,10 @@ def order_faces(faces: list[Face], face: str) -> list[Face]:
 
 
 def find_faces(sessions: FaceSessions, photo: np.ndarray) -> list[Face]:
-    """Find the faces of ``photo`` (RGB uint8), best score first; empty if there are none.
+    """Find the faces in ``photo`` [H, W, 3] (RGB uint8), best score first; empty if there are none.
 
-    A photo without a face at full size is tried smaller; the size with the best score counts,
-    because the keypoints of a face that is barely found lie badly.
+    If there is no face at full size, smaller sizes are tried. The one with the best score is used,
+    because the keypoints of a face that is barely detected are inaccurate.
     """
     detector = sessions.get("detection")
     first, *smaller = SHARES
@@ -89,9 +91,9 @@ def find_faces(sessions: FaceSessions, photo: np.ndarray) -> list[Face]:
 def face_by_hand(points: str, photo: np.ndarray) -> Face:
     """Return the face at five points that the user gave, for faces that no detector finds.
 
-    ``points`` are the left eye, right eye, nose, left and right corner of the mouth, as they stand
-    in the picture: ten numbers, x and y of each, in percent of the photo. Raises ValueError if they
-    are not that.
+    ``points`` are the left eye, right eye, nose, left and right corner of the mouth, as they appear
+    in the image: ten numbers, x and y of each, in percent of ``photo`` [H, W, 3]. Raises ValueError
+    for anything else.
     """
     height, width = photo.shape[:2]
     try:
@@ -112,7 +114,7 @@ def face_by_hand(points: str, photo: np.ndarray) -> Face:
 
 
 def faces_at(detector: Any, photo: np.ndarray, share: float) -> list[Face]:
-    """Run insightface's ``detector`` with the photo filling ``share`` of its canvas."""
+    """Run ``detector`` with ``photo`` [H, W, 3] (RGB uint8) filling ``share`` of its canvas."""
     height, width = photo.shape[:2]
     canvas, scale, corner = place(photo, share)
     # The canvas has the detector's own size: insightface 0.7 and later treat it alike, as do
@@ -167,7 +169,7 @@ def face_vector(
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the intersection over union of two boxes, 0..1."""
+    """Return the intersection over union, 0..1, of two boxes [4] (x1, y1, x2, y2)."""
     low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
     shared = math.prod(np.clip(high - low, 0, None).tolist())
     areas = [math.prod((box[2:] - box[:2]).tolist()) for box in (first, second)]

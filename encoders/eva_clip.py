@@ -1,4 +1,4 @@
-"""EVA02-CLIP's picture tower, which gives PuLID the looks of a face."""
+"""EVA02-CLIP's vision tower, which tells PuLID what a face looks like."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ HEAD_DIM = 64
 SCALES = 5
 # open_clip's name of the tower; its description names timm's.
 DESCRIPTION = "EVA02-L-14-336"
-# The keys by which a tower of another make is told, in the original's names and in timm's: the
-# norm inside attention, and the gate, from which the width inside the MLP is read.
+# Keys that only this kind of tower has, in the original's names and in timm's: the norm inside
+# attention, and the gate, from which the MLP's width is read.
 ORIGINAL_KEYS = ("blocks.0.attn.inner_attn_ln.weight", "blocks.0.mlp.w1.weight")
 TIMM_KEYS = ("blocks.0.attn.norm.weight", "blocks.0.mlp.fc1_g.weight")
 BLOCK = re.compile(r"\bblocks\.\d+\.")
 PART = re.compile(r"blocks\.\d+\.|patch_embed\.|norm\.|head\.|pos_embed$|cls_token$")
 
-# EVA-CLIP towers of the same make that PuLID was not trained with: width, depth, picture side.
+# EVA-CLIP towers of the same kind that PuLID was not trained with: width, depth, image size.
 OTHER_TOWERS = {
     (768, 12, 224): "EVA02-CLIP-B-16 (EVA02_CLIP_B_psz16_s8B.pt)",
     (1024, 24, 224): "EVA02-CLIP-L-14 at 224 pixels (EVA02_CLIP_L_psz14_s4B.pt)",
@@ -43,7 +43,7 @@ OTHER_TOWERS = {
 
 @dataclass(frozen=True)
 class EvaClip:
-    """A loaded picture tower: ``image_size`` in pixels, ``name`` of the file it came from."""
+    """A loaded vision tower: ``image_size`` in pixels, ``name`` of the file it came from."""
 
     patcher: ModelPatcher
     image_size: int
@@ -52,7 +52,7 @@ class EvaClip:
 
 @dataclass(frozen=True)
 class TowerSizes:
-    """The sizes of a picture tower, all read from its weights."""
+    """The sizes of a vision tower, all read from its weights."""
 
     width: int
     depth: int
@@ -63,7 +63,7 @@ class TowerSizes:
 
 
 def load_eva_clip(path: Path) -> EvaClip:
-    """Load EVA-CLIP's picture tower from the original file, open_clip's, or timm's.
+    """Load EVA-CLIP's vision tower from the original file, open_clip's, or timm's.
 
     Raises FileNotFoundError, ValueError for another model or a damaged file (naming the key), and
     RuntimeError where timm or open_clip is missing.
@@ -95,13 +95,16 @@ def check_timm() -> None:
 def picture_tower(
     tensors: Mapping[str, torch.Tensor], path: Path
 ) -> tuple[dict[str, torch.Tensor], str]:
-    """Return the picture tower's tensors, named as in the file, and the prefix of those names."""
+    """Return the vision tower's tensors, named as in the file, and the prefix of those names.
+
+    Raises ValueError if ``tensors`` hold no such tower.
+    """
     prefixes = ("visual.trunk.", "visual.", "")
     prefix = next((p for p in prefixes if f"{p}patch_embed.proj.weight" in tensors), None)
     if prefix is None or f"{prefix}blocks.0.attn.q_proj.weight" not in tensors:
         some = ", ".join(sorted(tensors)[:3])
         raise ValueError(
-            f"{path} is not EVA02-CLIP's picture tower. Expected {EXPECTED}; found {len(tensors)} "
+            f"{path} is not EVA02-CLIP's vision tower. Expected {EXPECTED}; found {len(tensors)} "
             f"tensors such as {some}."
         )
     # Rotary tables are computed, not read.
@@ -110,7 +113,10 @@ def picture_tower(
 
 
 def read_sizes(tensors: Mapping[str, torch.Tensor], prefix: str, path: Path) -> TowerSizes:
-    """Read every size from the shapes; ValueError if they are not those of EVA02-CLIP for PuLID."""
+    """Read every size from the shapes.
+
+    Raises ValueError if they are not those of the EVA02-CLIP that PuLID uses.
+    """
     tower = {key.removeprefix(prefix): value for key, value in tensors.items()}
     original = any(".w1." in key or "inner_attn_ln" in key for key in tower)
     norm, gate = ORIGINAL_KEYS if original else TIMM_KEYS
@@ -178,12 +184,12 @@ def build_tower(sizes: TowerSizes) -> torch.nn.Module:
 def rename_for_timm(
     tensors: Mapping[str, torch.Tensor], prefix: str, model: torch.nn.Module
 ) -> tuple[dict[str, torch.Tensor], Callable[[str], str]]:
-    """Return the tensors under the names of ``model``, and the way back to those in the file.
+    """Return the tensors under ``model``'s names, and a function from those to the file's names.
 
-    timm's own filter renames. The tensors it hands on are the file's, which tells the way back; a
-    key that the file lacks is named after the same one of another block.
+    timm's own filter renames them. It passes the same tensors on, so identity tells which is which;
+    a key that the file lacks is named after its counterpart in another block.
     """
-    # The filter takes other models as well, whose marks must not lead it astray.
+    # The filter handles other models too; foreign keys must not make it guess one of those.
     known = {k: v for k, v in tensors.items() if PART.match(k.removeprefix(prefix))}
     renamed = require("timm.models.eva", PURPOSE).checkpoint_filter_fn(known, model)
     renamed |= {k.removeprefix(prefix): v for k, v in tensors.items() if k not in known}
@@ -209,17 +215,21 @@ def hidden_blocks(depth: int) -> list[int]:
 def encode_pixels(
     eva: EvaClip, pixels: torch.Tensor
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Run the tower on normalised pixels, all pictures as one batch.
+    """Run the tower on normalised pixels, all images as one batch.
 
     pixels [B, 3, S, S] float32 -> pooled [B, E] of unit length and five hidden states
     [B, 1+P, W] with the class token first, before the last norm; all float32 on the CPU.
+    Raises ValueError for pixels of another shape.
     """
     pooled, hidden = run_tower(eva, pixels)
     return F.normalize(pooled, dim=-1), hidden
 
 
 def run_tower(eva: EvaClip, pixels: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Do the work of ``encode_pixels``; the pooled output keeps its length."""
+    """Do what ``encode_pixels`` does, without scaling the pooled output to unit length.
+
+    Raises ValueError if ``pixels`` are not [B, 3, S, S].
+    """
     size = eva.image_size
     if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
         raise ValueError(

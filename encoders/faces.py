@@ -44,8 +44,8 @@ ON_NO_FACE = ("error", "skip", "plain model")
 class FaceAnalysis:
     """The loaded face models: insightface's pack at ``pack`` on ``provider``, parser, RetinaFace.
 
-    ``provider`` is what really runs; ``landmarks`` is None where the pack's keypoints are used;
-    ``notes`` are sentences that the user should read.
+    ``provider`` is what they really run on; ``landmarks`` is None where the pack's keypoints are
+    used; ``notes`` are sentences for the user.
     """
 
     sessions: FaceSessions
@@ -66,7 +66,6 @@ class PhotoRecord:
 
     @property
     def skipped(self) -> bool:
-        """Whether the photo had no face and was left out."""
         return self.chosen is None
 
 
@@ -108,10 +107,9 @@ def load_face_analysis(
 
 
 def detect_faces(analysis: FaceAnalysis, photo: np.ndarray) -> list[Face]:
-    """Find the faces of ``photo`` (RGB uint8), best score first.
+    """Find the faces in ``photo`` [H, W, 3] (RGB uint8), best score first.
 
-    Where the pack's detector finds none, RetinaFace's are taken if it is loaded (the authors'
-    fallback).
+    If the pack's detector finds none, RetinaFace is used if it is loaded (the authors' fallback).
     """
     faces = find_faces(analysis.sessions, photo)
     if not faces and analysis.landmarks:
@@ -139,7 +137,10 @@ def choose_face(
 
 
 def align_face(analysis: FaceAnalysis, photo: np.ndarray, face: Face) -> np.ndarray:
-    """Return the 512x512 RGB crop of ``face``, by RetinaFace's keypoints where it is loaded."""
+    """Return the crop [512, 512, 3] of ``face`` in ``photo`` [H, W, 3], both RGB uint8.
+
+    RetinaFace's keypoints align it where that is loaded.
+    """
     keypoints = face.keypoints
     if analysis.landmarks and not (face.landmarks_only or face.by_hand):
         keypoints = matching_keypoints(face, landmark_faces(analysis.landmarks, photo))
@@ -159,7 +160,7 @@ def look_at(
 
 
 def read_photos(images: torch.Tensor) -> list[np.ndarray]:
-    """Prepare every photo of the batch [B, H, W, C]; ValueError names the one that is unfit."""
+    """Prepare every photo of the batch [B, H, W, C]; ValueError names an unusable one."""
     if images.ndim != 4 or images.shape[0] == 0:
         raise ValueError(
             f"Expected a batch of images [B, height, width, channels], found {list(images.shape)}."
@@ -188,9 +189,9 @@ def face_features(
 
     ``face`` is one of FACE_ORDERS and ``face_index`` counts in that order; ``progress(done, B)``
     is called after each photo. ``face_points`` takes the place of detection in every photo (see
-    face_by_hand). A photo without a face is an error, is left out ("skip"), or leaves
-    nobody in the result at all ("plain model"). Raises ValueError naming the photo without a (or
-    that) face.
+    face_by_hand). A photo without a face is an error, is left out ("skip"), or makes
+    the whole result empty ("plain model"). Raises ValueError naming the photo that has no face,
+    no face of that index, or unusable pixels.
     """
     if on_no_face not in ON_NO_FACE:
         raise ValueError(f"on_no_face is {on_no_face!r}; choose one of {', '.join(ON_NO_FACE)}.")

@@ -20,14 +20,18 @@ log = logging.getLogger(__name__)
 EXPECTED = "detection_Resnet50_Final.pth (RetinaFace with ResNet-50, about 109 MB)"
 CONFIDENCE = 0.97
 BGR_MEAN = (104.0, 117.0, 123.0)
-# Two detectors' boxes of one face overlap by more than this; neighbours' by less.
+# Two detectors' boxes of the same face overlap by more than this; those of neighbours by less.
 SAME_FACE = 0.3
 # Feature maps of a 1024x1024 photo, measured generously, in bytes.
 RUN_MEMORY = 1024 * 1024 * 1024
 
 
 def load_landmarks(path: Path) -> ModelPatcher:
-    """Load facexlib's RetinaFace from ``path``; errors as in ``load_strictly``."""
+    """Load facexlib's RetinaFace from ``path``.
+
+    Raises FileNotFoundError, ValueError for another or a damaged file, and RuntimeError if facexlib
+    is missing.
+    """
     retinaface = require("facexlib.detection.retinaface", "Load InsightFace (RetinaFace)")
     path = Path(path)
     tensors = read_state_dict(path, EXPECTED)
@@ -48,7 +52,7 @@ def load_landmarks(path: Path) -> ModelPatcher:
 
 
 def landmark_faces(landmarks: ModelPatcher, photo: np.ndarray) -> list[Face]:
-    """Find the faces of ``photo`` (RGB uint8) with RetinaFace at the photo's own size."""
+    """Find the faces in ``photo`` [H, W, 3] (RGB uint8) with RetinaFace at full size."""
     model = on_device(landmarks, memory=RUN_MEMORY)
     # Neither is a buffer, so the host does not move them.
     model.device = device_of(model)
@@ -68,9 +72,9 @@ def landmark_faces(landmarks: ModelPatcher, photo: np.ndarray) -> list[Face]:
 
 
 def matching_keypoints(face: Face, others: list[Face]) -> np.ndarray:
-    """Return the keypoints of the one of ``others`` whose box overlaps ``face`` most.
+    """Return the keypoints [5, 2] of the one of ``others`` whose box overlaps ``face`` most.
 
-    Where none overlaps enough, the face's own keypoints are better than a neighbour's.
+    If none overlaps enough, the face's own keypoints are better than a neighbour's.
     """
     best = max(others, key=lambda other: overlap(face.box, other.box), default=None)
     if best is None or overlap(face.box, best.box) < SAME_FACE:

@@ -20,7 +20,11 @@ RUN_MEMORY = 300 * 1024 * 1024
 
 
 def load_parser(path: Path) -> ModelPatcher:
-    """Load facexlib's BiSeNet from ``path``; errors as in ``load_strictly``."""
+    """Load facexlib's BiSeNet from ``path``.
+
+    Raises FileNotFoundError, ValueError for another or a damaged file, and RuntimeError if facexlib
+    is missing.
+    """
     bisenet = require("facexlib.parsing.bisenet", "Load InsightFace (face parsing)")
     path = Path(path)
     tensors = read_state_dict(path, EXPECTED)

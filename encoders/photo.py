@@ -1,4 +1,4 @@
-"""Photos in and out: a ComfyUI image as the detector's picture, and the numbered boxes."""
+"""Photos in and out: a ComfyUI image for the detector, and the numbered boxes drawn on it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def prepare_photo(image: torch.Tensor) -> np.ndarray:
 def to_bytes(image: torch.Tensor) -> np.ndarray:
     """Return [H, W, C] in 0..1 as [H, W, 3] uint8, on white where it is transparent.
 
-    It goes in bands, so that a photo of 100 megapixels is never held in float a second time.
+    Raises ValueError for NaN or infinite values. It works in bands, so that a photo of 100
+    megapixels is never held in float a second time.
     """
     height, width, channels = image.shape
     pixels = np.empty((height, width, 3), dtype=np.uint8)
@@ -81,7 +82,7 @@ def write(
     font: ImageFont.FreeTypeFont,
     size: tuple[int, int],
 ) -> None:
-    """Write ``text`` on a label above ``box``, or inside it where there is no room."""
+    """Write ``text`` on a label above ``box``, or inside it if there is no room above."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     wide, high = right - left + 6, bottom - top + 6
     x = min(max(box[0], 0), max(size[0] - wide, 0))

@@ -14,7 +14,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def whiten(faces: torch.Tensor, labels: torch.Tensor, grayscale: bool = True) -> torch.Tensor:
-    """Turn all that is not the face white, and the face grey unless ``grayscale`` is off.
+    """Turn everything but the face white, and the face grey unless ``grayscale`` is off.
 
     faces [B, 512, 512, 3] in 0..1, labels [B, 512, 512] of BiSeNet's 19 classes -> like faces.
     """

@@ -79,7 +79,7 @@ def provider_options(provider: str) -> dict[str, str]:
 
 
 def prepare_libraries(provider: str) -> None:
-    """Let onnxruntime find the CUDA and cuDNN that torch brings, where it knows how (1.21)."""
+    """Let onnxruntime (1.21 or later) find the CUDA and cuDNN libraries that come with torch."""
     preload = getattr(require("onnxruntime", PURPOSE), "preload_dlls", None)
     if provider == "CUDA" and preload:
         preload()

@@ -1,4 +1,4 @@
-"""insightface's detector and recogniser: finding their files, opening them, life in memory."""
+"""insightface's detector and recogniser: finding their files, opening and releasing them."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ class FaceSessions:
 
     @property
     def recogniser(self) -> str:
-        """The file name of the recogniser, whose vectors PuLID reads."""
+        """File name of the recogniser whose vectors PuLID reads."""
         return Path(self.get("recognition").model_file).name
 
     def rest(self) -> None:
-        """Give an accelerator's memory back until the next use."""
+        """Release an accelerator's memory until the next use."""
         if self.models and self.at_work != CPU:
             self.models = {}
 

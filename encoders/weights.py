@@ -1,4 +1,4 @@
-"""Third-party models: given exactly the weights of a file, and held by ComfyUI."""
+"""Third-party models: loaded with exactly the weights of a file, and managed by ComfyUI."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def on_device(patcher: comfy.model_patcher.ModelPatcher, memory: int = 0) -> tor
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
-    """Return where the weights lie: under --novram the host may leave them beside the CPU."""
+    """Return the device of the weights: under --novram the host may leave them on the CPU."""
     return next(model.parameters()).device

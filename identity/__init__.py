@@ -1,1 +1,1 @@
-"""Who somebody is, for every model family: ID encoder, identity, fusion, files, window, masks."""
+"""A person's identity, for every model family: ID encoder, fusion, files, window, masks, rows."""

@@ -46,11 +46,11 @@ def save_identity(
     preview: Tensor | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write ``identity`` to ``path``; the file is there whole or not at all.
+    """Write ``identity`` to ``path``, completely or not at all.
 
-    ``preview`` [H, W, 3] in 0..1 is kept small, as bytes. Raises ValueError if there is such a file
-    and it is not to be overwritten, or the identity is nobody's; RuntimeError naming folder and
-    reason if it cannot be written.
+    ``preview`` [H, W, 3] in 0..1 is stored small, as bytes. Raises ValueError if the file exists
+    and is not to be overwritten, or if the identity is empty; RuntimeError naming folder and reason
+    if it cannot be written.
     """
     if identity.is_nobody:
         raise ValueError(
@@ -124,7 +124,7 @@ def claim_place(name: str, path: Path) -> bool:
 def remove_leftovers(folder: Path) -> None:
     """Remove unfinished files of runs that were ended while they saved."""
     for path in folder.glob("*".join(LEFTOVER)):
-        with contextlib.suppress(OSError):  # somebody else's, or gone by now
+        with contextlib.suppress(OSError):  # another user's, or already gone
             if time.time() - path.stat().st_mtime > LEFTOVER_AGE:
                 path.unlink()
 
@@ -161,7 +161,7 @@ def load_identity(path: Path) -> tuple[Identity, Tensor | None]:
 
 
 def check_tokens(tensors: dict[str, Tensor], key: str, path: Path) -> Tensor:
-    """Return ``key``'s tokens in float32; raise ValueError if they cannot be used."""
+    """Return ``key``'s tokens [1, T, C] in float32; raise ValueError if they cannot be used."""
     tokens = tensors.get(key)
     if tokens is None:
         raise ValueError(f"{path}: tensor '{key}' is missing.")
@@ -188,11 +188,11 @@ def small_picture(image: Tensor) -> Tensor:
 
 
 def blend(identities: list[Identity], weights: list[float], spherical: bool) -> Identity:
-    """Return a mix of identities by their weights, which need not add up to 1.
+    """Return the mix of identities by their weights, which need not add up to 1.
 
     Linear: the weighted mean. Spherical: directions are averaged on the sphere, token by token,
     and lengths linearly, so that a mix of two is not weaker than either. Raises ValueError for
-    identities of different sizes or weights that cancel out.
+    empty identities, different sizes, or weights that cancel out.
     """
     if any(identity.is_nobody for identity in identities):
         raise ValueError(
@@ -218,7 +218,7 @@ def blend(identities: list[Identity], weights: list[float], spherical: bool) -> 
 
 
 def linear_mix(tokens: list[Tensor], shares: list[float]) -> Tensor:
-    """Weighted sum of tensors of one shape."""
+    """Return the weighted sum of tensors [1, T, C]."""
     return torch.stack([t * s for t, s in zip(tokens, shares, strict=True)]).sum(0)
 
 
@@ -232,7 +232,7 @@ def spherical_mix(tokens: list[Tensor], shares: list[float]) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Go the share ``t`` of the way from a to b; lengths linearly, directions on the sphere."""
+    """Interpolate a, b [1, T, C] at ``t`` in 0..1: lengths linearly, directions on the sphere."""
     length_a, length_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
     unit_a, unit_b = a / length_a.clamp_min(1e-12), b / length_b.clamp_min(1e-12)
     angle = (unit_a * unit_b).sum(-1, keepdim=True).clamp(-1, 1).acos()

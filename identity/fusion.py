@@ -33,7 +33,7 @@ TOKEN_SHARE = 4  # each training step looks at one token in four
 
 @dataclass(frozen=True)
 class FusionOptions:
-    """What the fusion modes take beside the photos."""
+    """What the fusion modes take in addition to the photos."""
 
     mode: str = FUSIONS[0]
     weight_max: float = 1.0  # auto_weight
@@ -100,8 +100,8 @@ def trained(tokens: Tensor, steps: int, progress: Progress | None = None) -> Ten
     """[M, T, C] -> [1, T, C]: learn how to mix photos 1 … M-1 so that they give photo 0.
 
     One weight per photo and token, AdamW on the distance to photo 0's tokens; the result is the
-    mean of the mixed photos, each with its share of photo 0. Each step looks at the same tokens as
-    in "Enhanced", by a generator of its own.
+    mean of the mixed photos, each with an equal part of photo 0. Each step looks at the same tokens
+    as in "Enhanced", drawn by a generator of its own.
     """
     if steps <= 0:
         return tokens.mean(0, keepdim=True)

@@ -18,7 +18,7 @@ from .recent import Recent
 
 @dataclass(frozen=True)
 class IDEncoder:
-    """An IDFormer in the host's hands."""
+    """An IDFormer, managed by the host."""
 
     file: str  # the file it comes from, for messages
     patcher: comfy.model_patcher.ModelPatcher  # holds the IDFormer
@@ -71,7 +71,6 @@ def load_id_encoder(
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies in memory."""
     return {key: value.clone() for key, value in tensors.items()}
 
 
@@ -125,6 +124,6 @@ def encode_zeros(encoder: IDEncoder, hidden: tuple[Tensor, ...]) -> Tensor:
 
 
 def nobody(encoder: IDEncoder) -> Identity:
-    """Return the identity of no photo at all, which changes nothing."""
+    """Return an empty identity (no ID tokens), which changes nothing."""
     none = torch.zeros(1, 0, encoder.patcher.model.sizes.output)
     return Identity(none, none)

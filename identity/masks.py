@@ -1,4 +1,4 @@
-"""Where an identity acts: a mask in pixels brought to the image tokens of a call."""
+"""Where an identity acts: masks and regions in pixels, resized to the image tokens of a forward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 def normalise_mask(mask: Tensor | None) -> Tensor | None:
     """Return a MASK of any shape as [M, H, W] float32 in 0..1, None if it is None or all ones.
 
-    Raises ValueError for a mask without pixels or with values that are no numbers.
+    Raises ValueError for a mask without pixels or with NaN or infinite values.
     """
     if mask is None:
         return None
@@ -25,7 +25,7 @@ def normalise_mask(mask: Tensor | None) -> Tensor | None:
     return None if bool((mask == 1).all()) else mask
 
 
-# left, top, width, height as shares of the picture
+# left, top, width, height as fractions of the image
 REGIONS: dict[str, tuple[float, float, float, float]] = {
     "whole picture": (0.0, 0.0, 1.0, 1.0),
     "left half": (0.0, 0.0, 0.5, 1.0),
@@ -34,14 +34,14 @@ REGIONS: dict[str, tuple[float, float, float, float]] = {
     "bottom half": (0.0, 0.5, 1.0, 0.5),
 }
 BOX = "box"  # the region that stands in region_box
-REGION_SIDE = 512  # pixels of a region's mask where there is no other to agree with
+REGION_SIDE = 512  # pixels of a region's mask where no attn_mask sets the size
 
 
 def in_region(mask: Tensor | None, region: str, box: str) -> Tensor | None:
-    """Return ``mask`` [M, H, W] cut to a region of the picture; None for all of it.
+    """Return ``mask`` [M, H, W] limited to a region of the image; None for the whole image.
 
     ``region`` is one of REGIONS, or BOX for ``box``: left, top, width and height in percent.
-    Pixels at the edge get the share that lies inside. Raises ValueError if there is no such region.
+    Pixels on the edge get the fraction that is inside. Raises ValueError for an unknown region.
     """
     if region not in (*REGIONS, BOX):
         raise ValueError(f"region is '{region}', expected one of {', '.join((*REGIONS, BOX))}.")
@@ -60,7 +60,7 @@ def in_region(mask: Tensor | None, region: str, box: str) -> Tensor | None:
 
 
 def read_box(text: str) -> tuple[float, float, float, float]:
-    """Return left, top, width and height as shares; ValueError if they are none of a picture."""
+    """Return left, top, width and height as fractions; ValueError if they are outside the image."""
     try:
         box = [float(part.strip().removesuffix("%")) / 100 for part in text.split(",")]
         left, top, width, height = box
@@ -80,9 +80,9 @@ def to_tokens(
     patch: int,
     area: tuple[int, int, int, int] | None = None,
 ) -> Tensor:
-    """mask [M, H, W] -> [M, N, 1]: its share of each image token, N = ceil(h/p) * ceil(w/p).
+    """mask [M, H, W] -> [M, N, 1]: its mean over each image token, N = ceil(h/p) * ceil(w/p).
 
-    ``latent`` is the picture's (h, w), ``area`` the part (h, w, top, left) that the call paints;
+    ``latent`` is the image's (h, w), ``area`` the part (h, w, top, left) that the forward covers;
     an odd size is padded to the patch as FLUX pads it. Shrinking averages, so soft masks stay soft.
     """
     size = mask.shape[-2:]

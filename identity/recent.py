@@ -1,4 +1,4 @@
-"""The last results made from photos. They lie on the ID encoder that made them and die with it."""
+"""The last results made from photos. They belong to the ID encoder and are freed with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BYTES = 100 * 2**20  # of all results together; one photo's takes about 1 MB
 
 @dataclass(frozen=True)
 class Kept:
-    """A result, its size in bytes, and the models beside the ID encoder that had a part in it."""
+    """A result, its size in bytes, and the models besides the ID encoder that produced it."""
 
     value: Any
     size: int
@@ -50,5 +50,5 @@ class Recent:
 
     @property
     def size(self) -> int:
-        """The size in bytes of all that is kept."""
+        """Total size in bytes."""
         return sum(kept.size for kept in self.results.values())

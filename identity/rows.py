@@ -16,7 +16,7 @@ Area = tuple[int, int, int, int]  # height, width, top, left, in the latent
 
 @dataclass(frozen=True)
 class Rows:
-    """A stretch of the batch's rows that get the same."""
+    """Consecutive rows of the batch that get the same identities."""
 
     rows: slice
     pictures: int  # row r belongs to picture r mod pictures

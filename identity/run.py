@@ -75,8 +75,8 @@ class SamplingRun:
     def mask(self, use: int, mask: Tensor, x: Tensor, rows: Rows, patch: int) -> Tensor:
         """Return use number ``use``'s mask for each image token of these rows [rows, N, 1].
 
-        ``x`` [B, C, H, W] is the call's latent. A call that is no area of the picture (a tile of
-        another pack) gets the whole mask.
+        ``x`` [B, C, H, W] is the call's latent. A forward that is not an area of the image (a tile
+        of another pack) gets the whole mask.
         """
         size = tuple(x.shape[-2:])
         area = rows.area if self.latent and rows.area and rows.area[:2] == size else None

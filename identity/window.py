@@ -1,4 +1,4 @@
-"""When an identity acts: the window over a sampling run and the weight's course in it."""
+"""When an identity acts: the window over a sampling run, and how the weight changes in it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Window:
 
     @property
     def never_opens(self) -> bool:
-        """True if the window is empty whatever the sampler."""
+        """True if the window is empty with every sampler."""
         if self.start_step < 0 and self.end_step < 0:
             return self.start_at >= self.end_at
         return self.end_step == 0 or 0 <= self.end_step <= self.start_step
@@ -69,7 +69,7 @@ class Window:
             return min(range(last + 1), key=lambda i: abs(times[i] - time))
 
         def border(step: int) -> float:
-            """Return the time half-way between this step and the one before it."""
+            """Return the time halfway between this step and the one before it."""
             if step in (0, last):
                 return math.inf if step else -math.inf
             return (times[step - 1] + times[step]) / 2
@@ -101,12 +101,12 @@ class OpenWindow:
 
     @property
     def always(self) -> bool:
-        """True if the factor is 1 in every step, so that no sigma has to be looked at."""
+        """True if the factor is 1 in every step, so that the sigma need not be read."""
         return (self.opens, self.closes, self.curve) == (-math.inf, math.inf, "constant")
 
     @property
     def never(self) -> bool:
-        """True if no step lies in it."""
+        """True if it contains no step."""
         return self.opens >= self.closes
 
     def factor(self, sigma: float) -> float:

@@ -1,4 +1,4 @@
-"""An identity goes into a FLUX model."""
+"""The nodes that put an identity into a FLUX model."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def injection_inputs() -> list[io.Input]:
 
 
 def region_inputs() -> list[io.Input]:
-    """Return where in the picture the person stands; the last inputs, as files store them."""
+    """Return where in the image the person is; last, since files store values in order."""
     more = {"optional": True, "advanced": True}
     return [
         io.Combo.Input(

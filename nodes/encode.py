@@ -1,4 +1,4 @@
-"""Photos become an identity."""
+"""The node that turns photos into an identity."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def face_inputs(optional: bool) -> list[io.Input]:
 
 
 def points_inputs() -> list[io.Input]:
-    """Return the input for a face that no detector finds; the last one, as files store them."""
+    """Return the points of a face that no detector finds; last, as files store values in order."""
     return [
         io.String.Input(
             "face_points",
@@ -203,7 +203,7 @@ def shown_faces(
 def describe_faces(
     records: tuple[PhotoRecord, ...], pictures: list[dict], size: tuple[int, int], order: str
 ) -> list[dict]:
-    """Return, for the page, each photo with its faces in order, boxes as shares of its size."""
+    """Return, for the page, each photo with its faces in order, boxes as fractions of its size."""
     height, width = size
     edges = (width, height, width, height)
     return [

@@ -68,7 +68,7 @@ class Encoded:
 
     @property
     def faces(self) -> Tensor:
-        """The crops as a ComfyUI image, [M, 512, 512, 3] in 0..1; one white picture of nobody."""
+        """The crops as a ComfyUI image, [M, 512, 512, 3] in 0..1; a white one if there are none."""
         return self.crops.float() / 255 if len(self.crops) else torch.ones(1, *self.crops.shape[1:])
 
 
@@ -91,7 +91,7 @@ def encode_photos(
 
 
 def digest(image: Tensor) -> bytes:
-    """Return what tells one tensor of pixels from every other."""
+    """Return a hash of an image's shape, dtype and pixels."""
     raw = image.detach().cpu().contiguous()
     head = f"{list(raw.shape)} {raw.dtype}".encode()
     found = hashlib.blake2b(head, digest_size=20)

@@ -1,4 +1,4 @@
-"""What a node shows of its work: progress, notes, pictures.
+"""What a node shows of its work: progress and notes.
 
 Notes go to the client whose prompt runs, as ComfyUI's progress texts, and into the node's output,
 where the history and every later client find them.
@@ -42,7 +42,7 @@ def show(node: type[io.ComfyNode], notes: list[Note]) -> dict[str, list[dict]]:
 def send_text(node_id: str | None, text: str) -> None:
     """Write ``text`` on the node in the page whose prompt runs, and nowhere else.
 
-    A client that announced no feature flags is no page: it would take the message for a picture.
+    A client without feature flags is not a page: it would take the message for an image.
     """
     server = getattr(PromptServer, "instance", None)
     if server is None or not node_id:

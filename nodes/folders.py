@@ -15,7 +15,7 @@ SUFFIXES = (".safetensors", ".sft", ".pt", ".pth", ".bin")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model: where it lies, and what to tell somebody who has none."""
+    """A kind of model: where it is looked for, and what to tell a user who has none."""
 
     what: str
     folders: tuple[str, ...]  # ComfyUI's folder names, the pack's own first
@@ -74,7 +74,7 @@ LOOSE_PACK = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")  # antelopev2's, without
 
 
 def register() -> None:
-    """Make the pack's folders known to ComfyUI, beside every models folder it already knows."""
+    """Make the pack's folders known to ComfyUI, next to every models folder it already knows."""
     roots = [Path(folder_paths.models_dir)]
     for name in ("diffusion_models", "checkpoints", "vae", "loras"):
         roots += [Path(p).parent for p in folder_paths.get_folder_paths(name)]
@@ -166,7 +166,7 @@ def options(kind: Kind) -> list[str]:
     """Return what a widget offers: what is there, else the usual name, for the error to explain.
 
     The face pack that PuLID was trained with is offered, and is the default, even when it is
-    absent: another pack knows other faces, and nobody should get one without choosing it.
+    absent: another pack has other embeddings, and users should only get one by choosing it.
     """
     found = packs() if kind is FACE_PACK else files(kind)
     names = sorted(found, key=lambda name: (Path(name).name != kind.wanted, name.lower()))
@@ -176,7 +176,7 @@ def options(kind: Kind) -> list[str]:
 
 
 def find(kind: Kind, name: str) -> Path:
-    """Return the path of ``name``; raise FileNotFoundError telling all that was looked for."""
+    """Return the path of ``name``; raise FileNotFoundError naming all that was searched."""
     found = packs() if kind is FACE_PACK else files(kind)
     if name in found:
         return found[name]

@@ -122,7 +122,7 @@ class PuLIDFluxLoadIdentity(io.ComfyNode):
     def fingerprint_inputs(cls, name: str | None) -> Any:
         if name is None:  # it comes from a link
             return None
-        # by content: a small file, and somebody else's editor may keep its time
+        # by content: the file is small, and some programs keep its modification time
         return hashlib.sha256(find(name).read_bytes()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The loaders."""
+"""The nodes that load models."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
         parsing_model: str | None,
         landmarks: str | None,
     ) -> bool | str:
-        # execute tells what is missing, all at once and better than "not in list", and takes the
-        # provider names of version 0.1
+        # execute names everything that is missing at once, which says more than "not in list", and
+        # accepts the provider names of version 0.1
         return True
 
     @classmethod

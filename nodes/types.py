@@ -24,6 +24,6 @@ def check_links(optional: dict[str, Any], **required: Any) -> None:
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raise ValueError if a widget's value is none of its choices: a link may bring any."""
+    """Raise ValueError if a value is not one of the widget's choices: a link may bring any."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")

@@ -23,13 +23,13 @@ FLUX_1 = {"Flux", "Chroma", "ChromaRadiance"}  # the host's classes
 
 
 def apply_identity(model: ModelPatcher, use: FluxUse) -> ModelPatcher:
-    """Return a copy of ``model`` into which the identity is inserted beside those already there.
+    """Return a copy of ``model`` with the identity added to those it already has.
 
-    ``model`` itself is left as it is. An identity that can never act (of nobody, weight 0, a
+    ``model`` itself is not modified. An identity that can never act (an empty one, weight 0, a
     window that never opens, a mask of zeros) adds nothing at all.
 
-    Raises ValueError if the model is of another kind or width, the identity of another PuLID model,
-    or a setting no number.
+    Raises ValueError if the model is of another kind or width, the identity was made with another
+    PuLID model, or a setting is NaN or infinite.
     """
     check_settings(use)
     pulid = use.pulid
@@ -50,7 +50,7 @@ def apply_identity(model: ModelPatcher, use: FluxUse) -> ModelPatcher:
 
 
 def check_settings(use: FluxUse) -> None:
-    """Raise ValueError if a setting is no number: the API lets NaN through any range."""
+    """Raise ValueError if a setting is NaN or infinite: the API lets NaN through any range."""
     weights = ("weight", "double_weight", "single_weight")
     settings = {name: getattr(use, name) for name in weights}
     settings |= {"start_at": use.window.start_at, "end_at": use.window.end_at}
@@ -60,7 +60,7 @@ def check_settings(use: FluxUse) -> None:
 
 
 def hooks_of(model: ModelPatcher) -> IdentityHooks | None:
-    """Return what earlier Applies have put on ``model``."""
+    """Return what earlier Apply nodes have put on ``model``."""
     return model.get_attachment(KEY)
 
 

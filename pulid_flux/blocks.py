@@ -58,7 +58,7 @@ class IdentityBlock:
         start = 0
         if self.single:  # text tokens come first
             options = args.get("transformer_options") or extra.get("transformer_options") or {}
-            # packs that run FLUX's blocks themselves may leave this out; a double block told
+            # packs that run FLUX's blocks themselves may leave this out; a double block recorded it
             start = options["img_slice"][0] if "img_slice" in options else forward.text_tokens
         else:
             forward.text_tokens = out["txt"].shape[1]
@@ -71,7 +71,7 @@ class IdentityBlock:
 def add_identity(img: Tensor, start: int, count: int, acting: list[LayerOnRows]) -> Tensor:
     """img [B, S, D] -> the same with identity added to tokens start … start + count - 1.
 
-    A new tensor: what a block returned may be kept by somebody else. Each part of it is written
+    A new tensor, since another pack may keep what a block returned. Each part of it is written
     once, by the layer that adds the identity or as a copy.
     """
     end = start + count

@@ -97,7 +97,10 @@ def from_state_dict(
 def read_double_layers(
     metadata: Mapping[str, str], layers: Sequence[CrossAttention], what: str
 ) -> int | None:
-    """Return how many of the layers were trained for double blocks, None if nothing says so."""
+    """Return how many of the layers were trained for double blocks, None if unknown.
+
+    Raises ValueError if the metadata states an impossible number.
+    """
     stated = metadata.get("double_layers", "10" if len(layers) == RELEASED_LAYERS else None)
     if stated is None:
         return None
@@ -151,7 +154,7 @@ def build_layers(state_dict: dict[str, Tensor], what: str) -> tuple[CrossAttenti
 
 
 def two_axes(tensor: Tensor, key: str, what: str) -> tuple[int, int]:
-    """Return a matrix's shape; raise ValueError if it is none."""
+    """Return the shape of a matrix; raise ValueError if ``tensor`` is not one."""
     if tensor.ndim != 2:
         raise ValueError(f"{what}: tensor '{key}' has shape {list(tensor.shape)}, not a matrix.")
     return tensor.shape[0], tensor.shape[1]

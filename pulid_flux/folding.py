@@ -60,12 +60,10 @@ class Fold:
         return self.patcher.model.key
 
     def is_of(self, tokens: Tensor, flux: FluxModel) -> bool:
-        """Return whether this is the fold of those tokens for that model."""
         return self.flux == flux and same(self.tokens, tokens)
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Return whether two token sets are equal."""
     return a is b or (a.shape == b.shape and torch.equal(a, b))
 
 
@@ -88,7 +86,7 @@ def fold(pulid: PulidModel, token_sets: Sequence[Tensor], flux: FluxModel) -> li
 
 
 def fold_now(pulid: PulidModel, token_sets: Sequence[Tensor], flux: FluxModel) -> list[Fold]:
-    """Fold several token sets, visiting each layer once."""
+    """Fold several token sets [1, T, C], visiting each layer once."""
     device, layers = flux.load_device, [pulid.layers[layer] for *_, layer in flux.blocks]
     tokens = [t.to(device) for t in token_sets]
     largest = sum(p.numel() for p in layers[0].parameters()) * 4
@@ -108,7 +106,7 @@ def fold_now(pulid: PulidModel, token_sets: Sequence[Tensor], flux: FluxModel) -
 
 
 def make_patcher(layers: FoldedLayers, flux: FluxModel, dynamic: bool) -> ModelPatcher:
-    """Put folded layers into the host's hands."""
+    """Hand folded layers to the host's memory management."""
     patcher = (CoreModelPatcher if dynamic else ModelPatcher)(
         layers.eval().requires_grad_(False),
         load_device=flux.load_device,

@@ -6,8 +6,8 @@ blocks be replaced through ``transformer_options["patches_replace"]["dit"]``; he
 block runs whatever was there before and then adds the identity. Four wrappers of the model do it:
 
     OUTER_SAMPLE     once per run, before models are loaded: asks only for what its rows need
-    SAMPLER_SAMPLE   once per run: brings windows to the run's sigmas; at the end, an identity that
-                     did not act is told
+    SAMPLER_SAMPLE   once per run: brings windows to the run's sigmas; at the end, warns of
+                     an identity that did not act
     APPLY_MODEL      once per forward, outside torch.compile: decides what acts now
     DIFFUSION_MODEL  inside it: puts the blocks' functions in place, over those of other packs
 
@@ -107,7 +107,7 @@ class IdentityHooks:
             model.set_additional_models(KEY, every)
 
     def sampler_sample(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
-        """Wrap one sampling run."""
+        """Wrap one sampling run. Raises RuntimeError if no block ever asked for the identity."""
         guider = args[0]
         extra = next(a for a in args if isinstance(a, dict) and "model_options" in a)
         options = extra["model_options"]["transformer_options"]
@@ -125,7 +125,10 @@ class IdentityHooks:
         return out
 
     def apply_model(self, executor: Callable, *args: Any, **kwargs: Any) -> Any:
-        """Wrap one forward: decide which identities act on which rows of the batch."""
+        """Wrap one forward: decide which identities act on which rows of the batch.
+
+        Raises RuntimeError after the first forwards that cannot have worked.
+        """
         base, options = executor.class_obj, find_options(args, kwargs)
         to_sigma = base.model_sampling.percent_to_sigma
         run = options.get(KEY) or start_run(self.uses, to_sigma, [])
@@ -172,7 +175,7 @@ class IdentityHooks:
     def gains(
         self, weights: dict[int, float], run: SamplingRun, x: Tensor, rows: Rows
     ) -> list[Tensor | None]:
-        """Return the summed gains of these uses in double and in single blocks."""
+        """Return the summed gains [rows, N, 1] or [] of these uses in double and single blocks."""
         total: list[Any] = [0.0, 0.0]
         for i, weight in weights.items():
             use, share = self.uses[i], weight

@@ -263,7 +263,7 @@ def test_an_eva_of_another_make_is_refused(small, tmp_path):
         for key in [k for k in tensors if "_proj.weight" in k]:
             tensors[key.replace("q_proj", "qkv")] = tensors.pop(key)
 
-    with pytest.raises(ValueError, match="not EVA02-CLIP's picture tower"):
+    with pytest.raises(ValueError, match="not EVA02-CLIP's vision tower"):
         load_eva_clip(spoil(small, tmp_path, fuse))
 
 

@@ -16,7 +16,7 @@ from standins.server import ROOT
 TESTS = Path(__file__).parent
 SOURCES = sorted(
     path
-    for folder in ("nodes", "encoders", "pulid_flux", ".")
+    for folder in ("nodes", "nodes/old_packs", "encoders", "identity", "pulid_flux", ".")
     for path in (ROOT / folder).glob("*.py")
 )
 # modules through which code or data could come from outside

@@ -161,8 +161,8 @@ def test_settings_are_what_the_notes_say():
     assert low[node_of(low, "UNETLoader")]["inputs"]["weight_dtype"] == "fp8_e4m3fn"
     assert low[node_of(low, "PuLIDFluxLoadInsightFace")]["inputs"]["provider"] == "CPU"
     two = read("flux_pulid_two_people")
-    masks = [n["inputs"]["attn_mask"] for n in two.values() if n["class_type"] == "PuLIDFluxApply"]
-    assert len({tuple(mask) for mask in masks}) == 2
+    regions = [n["inputs"]["region"] for n in two.values() if n["class_type"] == "PuLIDFluxApply"]
+    assert sorted(regions) == ["left half", "right half"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

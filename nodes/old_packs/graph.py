@@ -99,7 +99,7 @@ class Graph:
         del self.nodes[key]
 
     def prune(self, hops: Iterable[tuple[Key, Hashable]]) -> None:
-        """Cut off, from the end, what handed something on that nobody takes any more."""
+        """Remove, from the end, relays whose output nothing uses any more."""
         left = dict.fromkeys(hops)
         while idle := [hop for hop in left if not any(self.taken(*hop))]:
             for key, slot in idle:

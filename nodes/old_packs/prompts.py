@@ -73,7 +73,7 @@ def upgrade(prompt: Prompt, workflow: Any = None) -> tuple[Prompt, str]:
 
 
 def read(prompt: Prompt, workflow: Any) -> tuple[Graph, list[str]]:
-    """Return the graph of a prompt, and what is said about entries that are no nodes."""
+    """Return the graph of a prompt, and what is said about entries that are not nodes."""
     graph, unreadable, names, stored = Graph(), [], {}, files.Stored(workflow)
     for key, raw in prompt.items():
         if not isinstance(raw, dict) or not isinstance(raw.get("class_type"), str):

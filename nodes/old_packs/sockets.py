@@ -49,7 +49,7 @@ class Scope:
     def __init__(self, name: str, raw: Any):
         self.name, self.raw = name, raw
         self.nodes: dict[Key, dict[str, Any]] = {}
-        self.unread: list[str] = []  # the types of nodes whose id is none, or somebody else's
+        self.unread: list[str] = []  # the types of nodes whose id is missing, or taken
         for node in as_list(as_dict(raw).get("nodes")):
             number, kind = as_dict(node).get("id"), as_dict(node).get("type")
             if is_id(number) and isinstance(kind, str) and (name, number) not in self.nodes:

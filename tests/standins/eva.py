@@ -1,4 +1,4 @@
-"""A small EVA02-CLIP picture tower in the layout, and under the name, of the original file."""
+"""A small EVA02-CLIP vision tower in the layout, and under the name, of the original file."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def write_eva_clip(path: Path, **sizes: int) -> Path:
 
 
 def timm_layout(original: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """Return the picture tower of an original file under timm's names, below ``prefix``."""
+    """Return the vision tower of an original file under timm's names, below ``prefix``."""
     tower = {}
     for key, value in original.items():
         if key.startswith("visual.") and not key.startswith("visual.rope."):
