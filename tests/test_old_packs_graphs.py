@@ -366,6 +366,7 @@ def test_absent_values_are_the_usual_ones(stored):
     usual |= {"start_at": 0.0, "fusion_weight_min": 0.0, "start_step": -1, "end_step": -1}
     usual |= {"face": "largest", "face_index": 0, "fusion": "mean", "on_no_face": "skip"}
     usual |= {"unconditional": "same identity", "weight_curve": "constant", "train_step": 1000}
+    usual |= {"region": "whole picture", "region_box": "25, 0, 50, 100", "face_points": ""}
     assert applied(after) == [usual | {"grayscale": True}]
 
 
