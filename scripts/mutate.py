@@ -22,10 +22,12 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import hosting
 from mutants import FILES, Mutant, draw, reason_of
@@ -34,37 +36,13 @@ ROOT = hosting.ROOT
 GOAL = 0.9
 LEAST_S, TIMES = 60.0, 10  # a mutant that takes longer than both hangs
 # What the tests import beside the pack: paid once here, and not by each child.
-HEAVY = [
-    "pytest",
-    "_pytest.assertion.rewrite",
-    "hypothesis",
-    "numpy",
-    "PIL.Image",
-    "safetensors.torch",
-    "onnx",
-    "onnxruntime",
-    "cv2",
-    "skimage.data",
-    "timm",
-    "open_clip",
-    "insightface.app",
-    "insightface.app.common",
-    "insightface.model_zoo",
-    "facexlib.detection.retinaface",
-    "facexlib.parsing.bisenet",
-    "comfy.sd",
-    "comfy.samplers",
-    "comfy.sample",
-    "comfy.model_base",
-    "comfy.supported_models",
-    "comfy.ldm.flux.model",
-    "comfy_api.latest",
-    "folder_paths",
-    "nodes",
-    "comfy_extras.nodes_model_advanced",
-    "comfy_extras.nodes_custom_sampler",
-    "server",
-]
+HEAVY = (
+    "_pytest.assertion.rewrite hypothesis PIL.Image safetensors.torch onnx onnxruntime cv2",
+    "skimage.data timm open_clip insightface.app insightface.app.common insightface.model_zoo",
+    "facexlib.detection.retinaface facexlib.parsing.bisenet comfy.sd comfy.samplers comfy.sample",
+    "comfy.model_base comfy.supported_models comfy.ldm.flux.model comfy_api.latest folder_paths",
+    "nodes comfy_extras.nodes_model_advanced comfy_extras.nodes_custom_sampler server",
+)
 
 
 @dataclass
@@ -92,7 +70,7 @@ def import_once() -> None:
     args = importlib.import_module("comfy.cli_args").args
     args.cpu, args.use_pytorch_cross_attention = True, True
     importlib.import_module("utils.install_util")
-    for name in HEAVY:
+    for name in " ".join(HEAVY).split():
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -130,31 +108,30 @@ def run_tests(tree: Path, source: str, log: Path, compiled: bool) -> int:
 
 def wait(pid: int, limit: float) -> int | None:
     """Return the exit code of a child, None if it ran into the time limit."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+    end, done = time.monotonic() + limit, 0
+    try:
+        while time.monotonic() < end:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.05)
+        return None
+    finally:
+        if not done:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
-def baseline(folder: Path, sources: Sequence[str]) -> dict[str, float]:
-    """Run each file's tests on the unchanged pack; return the seconds each takes.
+def baseline(tree: Path, source: str) -> float:
+    """Run a file's tests on the unchanged pack; return the seconds they take.
 
-    Raises RuntimeError if they fail there, since a mutant would seem to die.
+    Raises RuntimeError if they fail there, since every mutant would seem to die.
     """
-    tree, seconds = copy_tree(folder), {}
-    for source in sources:
-        start, log = time.monotonic(), folder / "log"
-        code = wait(run_tests(tree, source, log, compiled=True), 600)
-        seconds[source] = time.monotonic() - start
-        print(f"{seconds[source]:6.1f} s  {source}", flush=True)
-        if code != 0:
-            raise RuntimeError(f"The tests of {source} fail without a change:\n{log.read_text()}")
-    return seconds
+    start, log = time.monotonic(), tree.parent / "log"
+    code = wait(run_tests(tree, source, log, compiled=True), 900)
+    if code != 0:
+        raise RuntimeError(f"The tests of {source} fail without a change:\n{log.read_text()}")
+    return time.monotonic() - start
 
 
 def judge(mutant: Mutant, tree: Path, limit: float) -> Result:
@@ -171,48 +148,70 @@ def judge(mutant: Mutant, tree: Path, limit: float) -> Result:
     return Result(mutant, how, time.monotonic() - start)
 
 
-def worker(mutants: Sequence[Mutant], limits: dict[str, float], folder: Path, pipe: int) -> None:
-    """Judge mutants one after another, each a line of JSON in ``pipe``."""
-    tree = folder / "copy"
+def worker(files: Sequence[Sequence[Mutant]], folder: Path, pipe: int) -> None:
+    """Judge the mutants of whole files, each a line of JSON in ``pipe``."""
+    tree = copy_tree(folder)
+    for mutants in files:
+        seconds = baseline(tree, mutants[0].file)
+        print(f"{mutants[0].file}: its tests take {seconds:.1f} s", flush=True)
+        for mutant in mutants:
+            result = judge(mutant, tree, max(LEAST_S, TIMES * seconds))
+            line = json.dumps([result.how, result.seconds, mutant.number])
+            os.write(pipe, line.encode() + b"\n")  # short lines are written whole
+
+
+def deal(mutants: Sequence[Mutant], jobs: int) -> list[list[list[Mutant]]]:
+    """Deal the mutants to ``jobs`` workers, a file always to one: its tests are timed once."""
+    by_file: dict[str, list[Mutant]] = {}
     for mutant in mutants:
-        result = judge(mutant, tree, limits[mutant.file])
-        line = json.dumps([result.how, result.seconds, mutant.number])
-        os.write(pipe, line.encode() + b"\n")  # short lines are written whole
+        by_file.setdefault(mutant.file, []).append(mutant)
+    hands: list[list[list[Mutant]]] = [[] for _ in range(jobs)]
+    for own in by_file.values():
+        min(hands, key=lambda hand: sum(map(len, hand))).append(own)
+    return [hand for hand in hands if hand]
 
 
 def judge_all(mutants: Sequence[Mutant], jobs: int) -> Iterator[Result]:
     """Judge ``mutants`` in ``jobs`` processes, each with a copy of the pack of its own."""
     by_number = {m.number: m for m in mutants}
-    workers: list[int] = []
+    workers: set[int] = set()
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+        reading, writing = os.pipe()
         try:
-            first = Path(scratch, "0")
-            first.mkdir()
-            seconds = baseline(first, sorted({m.file for m in mutants}))
-            limits = {file: max(LEAST_S, TIMES * s) for file, s in seconds.items()}
-            reading, writing = os.pipe()
-            for job in range(jobs):
-                folder = Path(scratch, str(job))
-                if job:
-                    shutil.copytree(first, folder)
+            for hand in deal(mutants, jobs):
+                folder = Path(tempfile.mkdtemp(dir=scratch))
                 pid = os.fork()
                 if not pid:
-                    os.close(reading)
-                    try:
-                        worker(mutants[job::jobs], limits, folder, writing)
-                    finally:
-                        os._exit(0)
-                workers.append(pid)
+                    work(hand, folder, writing)
+                workers.add(pid)
             os.close(writing)
             with os.fdopen(reading) as lines:
                 for line in lines:
                     how, took, number = json.loads(line)
                     mutant = by_number[number]
                     yield Result(mutant, how, took, reason_of(mutant) if how == "survived" else "")
+            for pid in list(workers):
+                workers.remove(pid)
+                if os.waitpid(pid, 0)[1]:
+                    raise RuntimeError("A worker has stopped; its message stands above.")
         finally:
             for pid in workers:
                 os.kill(pid, signal.SIGTERM)
                 os.waitpid(pid, 0)
+
+
+def work(hand: Sequence[Sequence[Mutant]], folder: Path, pipe: int) -> NoReturn:
+    """Be a worker process, and never return into the code of the parent."""
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        worker(hand, folder, pipe)
+        code = 0
+    except BaseException:  # it is told here, where it can still be seen
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def table(results: Sequence[Result], seed: int) -> str:
