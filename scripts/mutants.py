@@ -20,26 +20,26 @@ FILES: dict[str, tuple[str, str]] = {
     "identity/fusion.py": ("test_identity.py", "fusion or ranks or mode or prior or side"),
     "identity/id_encoder.py": (
         "test_checkpoint.py test_golden.py",
-        "(nothing or sizes or tensor or named or width or id_encoder) and not switches",
+        "(nothing or sizes or tensor or named or width or id_encoder) and not nvidia",
     ),
     "identity/id_former.py": (
         "test_checkpoint.py test_golden.py",
-        "(nothing or sizes or tensor or id_encoder) and not switches",
+        "(nothing or sizes or tensor or id_encoder) and not nvidia",
     ),
     "identity/identity.py": ("test_identity.py", "file or blend"),
-    "identity/masks.py": ("test_identity.py test_properties.py", "region or box or mask or area"),
-    "identity/recent.py": ("test_recent.py", "oldest or megabyte or keeps_no"),
-    "identity/rows.py": ("test_properties.py test_hooks.py", "row or of_another_size or tiles"),
-    "identity/run.py": (
-        "test_hooks.py",
-        "held_no_step or an_area or has_its_mask or true_cfg or weight_curve or second_sampler",
+    "identity/masks.py": (
+        "test_run.py test_identity.py test_properties.py",
+        "region or box or mask or area",
     ),
+    "identity/recent.py": ("test_recent.py", "oldest or megabyte or keeps_no"),
+    "identity/rows.py": ("test_run.py test_properties.py", "prompts or row or of_another_size"),
+    "identity/run.py": ("test_run.py", ""),
     "identity/window.py": ("test_window.py test_properties.py", "window or steps or fraction"),
     "pulid_flux/apply.py": (
         "test_models.py test_checkpoint.py",
         "(refused or other or flux) and not nvidia",
     ),
-    "pulid_flux/blocks.py": ("test_hooks.py", "pruned or kontext or leave_text or patches_stay"),
+    "pulid_flux/blocks.py": ("test_blocks.py", ""),
     "pulid_flux/checkpoint.py": ("test_checkpoint.py", "not nvidia"),
     "pulid_flux/cross_attention.py": (
         "test_cross_attention.py",
@@ -145,13 +145,13 @@ def draw(root: Path, files: Sequence[str], count: int, seed: int) -> list[Mutant
     Places are drawn first and then one of a place's changes: otherwise every plus, which has eleven
     of them, would count eleven times. Changes that do not compile or change nothing are left out.
     """
-    rng = random.Random(seed)
     lengths = [len((root / file).read_text(encoding="utf-8").splitlines()) for file in files]
     chosen: list[Mutant] = []
     for i, file in enumerate(files):
         share = round(count * sum(lengths[: i + 1]) / sum(lengths)) - round(
             count * sum(lengths[:i]) / sum(lengths)
         )
+        rng = random.Random(f"{seed} {file}")  # the same ones, whatever the other files
         source = (root / file).read_text(encoding="utf-8")
         places = defaultdict(list)
         for place, operator, occurrence in mutants_of(root, file):
