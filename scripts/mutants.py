@@ -15,9 +15,12 @@ REASONS = Path(__file__).with_name("mutants.json")
 FILES: dict[str, tuple[str, str]] = {
     "identity/files.py": (
         "test_identity.py test_identity_files.py",
-        "file or save or name or blend",
+        "(file or save or name or blend or bytes) and not nvidia",
     ),
-    "identity/fusion.py": ("test_identity.py", "fusion or ranks or mode or prior or side"),
+    "identity/fusion.py": (
+        "test_identity.py",
+        "(fusion or ranks or mode or prior or side) and not nvidia",
+    ),
     "identity/id_encoder.py": (
         "test_checkpoint.py test_golden.py",
         "(nothing or sizes or tensor or named or width or id_encoder) and not nvidia",
@@ -26,10 +29,10 @@ FILES: dict[str, tuple[str, str]] = {
         "test_checkpoint.py test_golden.py",
         "(nothing or sizes or tensor or id_encoder) and not nvidia",
     ),
-    "identity/identity.py": ("test_identity.py", "file or blend"),
+    "identity/identity.py": ("test_run.py test_identity.py", "(never or refuses) and not nvidia"),
     "identity/masks.py": (
         "test_run.py test_identity.py test_properties.py",
-        "region or box or mask or area",
+        "(region or box or mask or area) and not nvidia",
     ),
     "identity/recent.py": ("test_recent.py", "oldest or megabyte or keeps_no"),
     "identity/rows.py": ("test_run.py test_properties.py", "prompts or row or of_another_size"),
