@@ -202,4 +202,5 @@ def first_change(source: str, code: str) -> tuple[str, str]:
 def reason_of(mutant: Mutant) -> str:
     """Return why this mutant may survive, from mutants.json; empty if nobody has said."""
     reasons = json.loads(REASONS.read_text(encoding="utf-8"))
-    return reasons.get(mutant.file, {}).get(f"{mutant.before} -> {mutant.after}", "")
+    change = f"{mutant.before} -> {mutant.after}"
+    return reasons.get(mutant.file, {}).get(change, "") or reasons["*"].get(change, "")

@@ -65,6 +65,8 @@ def test_without_a_schedule_the_course_is_the_windows():
     opened = Window(0.25, 0.75, curve="linear in").resolve(even, [])
     assert (opened.sign, opened.opens, opened.closes) == (-1, -0.75, -0.25)
     assert [opened.factor(s) for s in (0.76, 0.75, 0.5, 0.25)] == pytest.approx([0, 0, 0.5, 0])
+    flat = Window(0.25, 0.75).resolve(even, [])
+    assert [flat.factor(s) for s in (0.76, 0.75, 0.26, 0.25)] == [0, 1, 1, 0]  # its end is outside
     assert Window(0.25, 0.75).resolve(even, [1.0]).course == (-0.75, -0.25)
     assert Window(0.25, 0.75).resolve(even, [1.0, 0.0]).course == (-1.0, -1.0)
 
