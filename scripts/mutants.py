@@ -1,0 +1,206 @@
+"""The mutants of the method's files: which there are, which tests cover them, which may survive."""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REASONS = Path(__file__).with_name("mutants.json")
+# source file -> its fast tests: files below tests/, and pytest's -k
+FILES: dict[str, tuple[str, str]] = {
+    "identity/files.py": (
+        "test_identity.py test_identity_files.py",
+        "(file or save or name or blend or bytes) and not nvidia",
+    ),
+    "identity/fusion.py": (
+        "test_identity.py",
+        "(fusion or ranks or mode or prior or side) and not nvidia",
+    ),
+    "identity/id_encoder.py": (
+        "test_checkpoint.py test_golden.py",
+        "(nothing or sizes or tensor or named or width or id_encoder) and not nvidia",
+    ),
+    "identity/id_former.py": (
+        "test_checkpoint.py test_golden.py",
+        "(nothing or sizes or tensor or id_encoder) and not nvidia",
+    ),
+    "identity/identity.py": ("test_run.py test_identity.py", "(never or refuses) and not nvidia"),
+    "identity/masks.py": (
+        "test_run.py test_identity.py test_properties.py",
+        "(region or box or mask or area) and not nvidia",
+    ),
+    "identity/recent.py": ("test_recent.py", "oldest or megabyte or keeps_no"),
+    "identity/rows.py": ("test_run.py test_properties.py", "prompts or row or of_another_size"),
+    "identity/run.py": ("test_run.py", ""),
+    "identity/window.py": ("test_window.py test_properties.py", "window or steps or fraction"),
+    "pulid_flux/apply.py": (
+        "test_models.py test_checkpoint.py",
+        "(refused or other or flux) and not nvidia",
+    ),
+    "pulid_flux/blocks.py": ("test_blocks.py", ""),
+    "pulid_flux/checkpoint.py": ("test_checkpoint.py", "not nvidia"),
+    "pulid_flux/cross_attention.py": (
+        "test_cross_attention.py",
+        "authors or gain or place or flow",
+    ),
+    "pulid_flux/folding.py": ("test_hooks.py", "fold or each_gpu or another_gpu or device"),
+    "pulid_flux/hooks.py": (
+        "test_hooks.py",
+        "sum_of_weights or true_cfg or share_the_effect or has_its_mask or replaced_forward "
+        "or caches or only_the_positive or interrupt or deepclone or otherwise or tiles",
+    ),
+    "encoders/align.py": ("test_faces.py", "authors or coincide"),
+    "encoders/detection.py": (
+        "test_faces.py test_features.py",
+        "overlap_of or each_order or portrait or share or retry or without_a_face or points",
+    ),
+    "encoders/eva_clip.py": ("test_eva_clip.py", "not authors and not every_size and not nvidia"),
+    "encoders/faces.py": (
+        "test_features.py",
+        "shapes or shown or colours or order or beyond or skip or plain or cosine or index",
+    ),
+    "encoders/landmarks.py": ("test_faces.py", "matched or own_points or torch_files"),
+    "encoders/packages.py": ("test_packages.py", ""),
+    "encoders/parsing.py": ("test_faces.py", "labels or torch_files"),
+    "encoders/photo.py": ("test_features.py", "sixteen or edges or bands or alpha or annotated"),
+    "encoders/pixels.py": ("test_pixels.py", ""),
+    "encoders/providers.py": ("test_faces.py", "auto or provider or comfyuis or libraries"),
+    "encoders/sessions.py": ("test_faces.py", "arguments or pack or onnx or published or live"),
+    "encoders/weights.py": ("test_faces.py", "torch_files or labels"),
+}
+# Same result in almost every program: `is` for `==` on small values, `==` for `is` on None. The
+# variable operators need arguments and random numbers.
+LEFT_OUT = ("_Is", "_IsNot", "Is_Eq", "IsNot_NotEq", "VariableReplacer", "VariableInserter")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file: ``code`` is the whole file with it."""
+
+    number: int
+    file: str
+    line: int
+    operator: str
+    before: str  # the first changed line
+    after: str
+    code: str
+
+    def row(self) -> dict[str, str | int]:
+        """Return what the table shows."""
+        return {k: v for k, v in vars(self).items() if k != "code"}
+
+
+def left_out_lines(source: str) -> set[int]:
+    """Return the lines that say nothing to a test: annotations alone, and messages' texts."""
+    lines: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        call = node.value if isinstance(node, ast.Expr) else None
+        logs = isinstance(call, ast.Call) and ast.unparse(call.func).startswith("log.")
+        typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if isinstance(node, ast.Raise) or logs or typing:
+            lines.update(range(node.lineno, node.end_lineno + 1))
+    return lines
+
+
+def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return where annotations begin and end, as (line, column)."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        for name in ("annotation", "returns"):
+            part = getattr(node, name, None)
+            if part is not None:
+                found.append(
+                    ((part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset))
+                )
+    return found
+
+
+def mutants_of(root: Path, file: str) -> Iterator[tuple[tuple[int, int], str, int]]:
+    """Yield (line, column), operator and occurrence of every change of ``file``."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    source = (root / file).read_text(encoding="utf-8")
+    skipped, notes = left_out_lines(source), annotations(source)
+    nodes = list(ast_nodes(get_ast(source)))
+    found: dict[str, list[tuple[int, int]]] = {}
+    for name in operator_names():
+        if name.endswith(LEFT_OUT):
+            continue
+        pairs = "BinaryOperator" in name or "ComparisonOperator" in name
+        kind = name.rsplit("_", 1)[0] if pairs else name  # X_to_Y is where any X is
+        if kind not in found:
+            operator = get_operator(name)()
+            found[kind] = [start for n in nodes for start, _ in operator.mutation_positions(n)]
+        for occurrence, start in enumerate(found[kind]):
+            if start[0] not in skipped and not any(a <= start < b for a, b in notes):
+                yield start, name, occurrence
+
+
+def draw(root: Path, files: Sequence[str], count: int, seed: int) -> list[Mutant]:
+    """Draw ``count`` mutants, from each file as many as its length asks for.
+
+    Places are drawn first and then one of a place's changes: otherwise every plus, which has eleven
+    of them, would count eleven times. Changes that do not compile or change nothing are left out.
+    """
+    lengths = [len((root / file).read_text(encoding="utf-8").splitlines()) for file in files]
+    chosen: list[Mutant] = []
+    for i, file in enumerate(files):
+        share = round(count * sum(lengths[: i + 1]) / sum(lengths)) - round(
+            count * sum(lengths[:i]) / sum(lengths)
+        )
+        rng = random.Random(f"{seed} {file}")  # the same ones, whatever the other files
+        source = (root / file).read_text(encoding="utf-8")
+        places = defaultdict(list)
+        for place, operator, occurrence in mutants_of(root, file):
+            places[place].append((operator, occurrence))
+        for changes in places.values():
+            rng.shuffle(changes)
+        own: list[Mutant] = []
+        while places and len(own) < share:
+            for place in rng.sample(sorted(places), len(places)):
+                if len(own) == share:
+                    break
+                operator, occurrence = places[place].pop()
+                if not places[place]:
+                    del places[place]
+                code = mutated(source, operator, occurrence)
+                if code is not None:
+                    before, after = first_change(source, code)
+                    number = len(chosen) + len(own)
+                    own.append(Mutant(number, file, place[0], operator, before, after, code))
+        chosen += own
+    return chosen
+
+
+def mutated(source: str, operator: str, occurrence: int) -> str | None:
+    """Return the changed code, None where it is no Python or the same."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    code = mutate_code(source, get_operator(operator)(), occurrence)
+    try:
+        same = code is None or ast.dump(ast.parse(code)) == ast.dump(ast.parse(source))
+        compile(code or "", "mutant", "exec")
+    except SyntaxError:
+        return None
+    return None if same else code
+
+
+def first_change(source: str, code: str) -> tuple[str, str]:
+    """Return the first line that differs, before and after."""
+    pairs = zip(source.splitlines(), code.splitlines(), strict=False)
+    before, after = next(((a, b) for a, b in pairs if a != b), ("", ""))
+    return before.strip(), after.strip()
+
+
+def reason_of(mutant: Mutant) -> str:
+    """Return why this mutant may survive, from mutants.json; empty if nobody has said."""
+    reasons = json.loads(REASONS.read_text(encoding="utf-8"))
+    change = f"{mutant.before} -> {mutant.after}"
+    return reasons.get(mutant.file, {}).get(change, "") or reasons["*"].get(change, "")
