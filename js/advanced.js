@@ -17,20 +17,20 @@ function addFold(node) {
   row.serialize = false;
   node.showAdvanced ??= false;
 
-  /** Leave a folded input in sight where a link feeds it. */
+  /** Mark what can be folded, which an input that a link feeds cannot, and return it. */
   function mark() {
-    for (const widget of advanced) widget.advanced = !isLinked(node, widget.name);
     row.label = `${node.showAdvanced ? "Hide" : "Show"} advanced inputs`;
+    return advanced.filter((widget) => (widget.advanced = !isLinked(node, widget.name)));
   }
 
   const original = node.getLayoutWidgets;
   node.getLayoutWidgets = function () {
-    mark();
+    const folded = mark();
     const all = original.call(this);
     if (this.showAdvanced) return all;
     // The host does not draw what is folded, but leaves its room. Its sockets go behind the button.
-    for (const widget of advanced) if (widget.advanced) widget.y = row.y;
-    return all.filter((widget) => !widget.advanced);
+    for (const widget of folded) widget.y = row.y;
+    return all.filter((widget) => !folded.includes(widget));
   };
   chain(node, "onConfigure", (data) => {
     mark();

@@ -39,7 +39,7 @@ BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 SCREENSHOTS = ROOT / "output" / "screenshots"
 BYPASSED = 4
 RENDERERS = ("classic", "vue")
-PAGES = (*RENDERERS, "newest classic", "newest vue")
+NEWEST = ("newest classic", "newest vue")
 READABLE = 4.5  # contrast of text, WCAG 2 level AA
 EMPTY = {"nodes": [], "links": [], "version": 0.4}
 APPLY, ENCODE = "PuLIDFluxApply", "PuLIDFluxEncodeIdentity"
@@ -113,7 +113,12 @@ def in_turn(paths: list[Path]) -> pytest.MarkDecorator:
     )
 
 
-everywhere = pytest.mark.parametrize("opened", PAGES, indirect=True, scope="module")
+def on(*pages: str) -> pytest.MarkDecorator:
+    """Return the mark of a test that runs on these pages."""
+    return pytest.mark.parametrize("opened", pages, indirect=True, scope="module")
+
+
+everywhere = on(*RENDERERS, *NEWEST)
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +287,7 @@ def found_faces(events: list[dict]) -> dict:
     return output
 
 
-@everywhere
+@on(*RENDERERS, "newest vue")
 def test_clicking_two_faces_gives_two_people_and_another_browser_shows_them(tab, renderer):
     tab.open(json.loads((WORKFLOWS / "flux_pulid_basic.json").read_text("utf-8")))
     tab.page.evaluate("tests.makeQuick(2, 1)")
@@ -323,7 +328,7 @@ def test_clicking_two_faces_gives_two_people_and_another_browser_shows_them(tab,
     tab.wait_for(shows, again["images"][0]["filename"])
 
 
-@everywhere
+@on("vue", "newest classic")
 def test_notes_stand_on_the_node_once_and_in_another_browser_too(tab, renderer):
     tab.open(EMPTY)
     tab.page.evaluate(ENCODE_ALONE)
