@@ -70,7 +70,10 @@ FILES: dict[str, tuple[str, str]] = {
     "encoders/photo.py": ("test_features.py", "sixteen or edges or bands or alpha or annotated"),
     "encoders/pixels.py": ("test_pixels.py", ""),
     "encoders/providers.py": ("test_faces.py", "auto or provider or comfyuis or libraries"),
-    "encoders/sessions.py": ("test_faces.py", "arguments or pack or onnx or published or live"),
+    "encoders/sessions.py": (
+        "test_faces.py",
+        "(arguments or pack or onnx or published or live) and not package",
+    ),
     "encoders/weights.py": ("test_faces.py", "torch_files or labels"),
 }
 # Same result in almost every program: `is` for `==` on small values, `==` for `is` on None. The

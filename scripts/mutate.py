@@ -90,6 +90,7 @@ def run_tests(tree: Path, source: str, log: Path, compiled: bool) -> int:
         return pid
     code = 99
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()  # a session of its own, so that what it starts can be ended with it
         with log.open("wb") as out:
             os.dup2(out.fileno(), 1)
@@ -182,6 +183,7 @@ def judge_all(mutants: Sequence[Mutant], jobs: int) -> Iterator[Result]:
                 folder = Path(tempfile.mkdtemp(dir=scratch))
                 pid = os.fork()
                 if not pid:
+                    os.close(reading)  # so that writing fails when the parent is gone
                     work(hand, folder, writing)
                 workers.add(pid)
             os.close(writing)
@@ -204,7 +206,6 @@ def work(hand: Sequence[Sequence[Mutant]], folder: Path, pipe: int) -> NoReturn:
     """Be a worker process, and never return into the code of the parent."""
     code = 1
     try:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         worker(hand, folder, pipe)
         code = 0
     except BaseException:  # it is told here, where it can still be seen
@@ -226,7 +227,8 @@ def table(results: Sequence[Result], seed: int) -> str:
     ]
     for file in FILES:
         own = [r for r in results if r.mutant.file == file]
-        text.append(f"| {file} | {len(own)} | {sum(r.how != 'survived' for r in own)} |")
+        if own:
+            text.append(f"| {file} | {len(own)} | {sum(r.how != 'survived' for r in own)} |")
     for r in (r for r in results if r.how == "survived"):
         m = r.mutant
         changed = difflib.unified_diff(
@@ -246,6 +248,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--file", choices=FILES, action="append", help="this file alone")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers and copies go with it
     import_once()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a mutant's odd comparison is no news
