@@ -107,6 +107,9 @@ def test_prompts_are_known_by_uuid_and_ambiguous_ones_by_index():
         Rows(slice(4, 6), 2, False, None),
     ]
     assert list(prompts.rows(4, None, {})) == [Rows(slice(0, 4), 4, False, None)]
+    # another pack that repeats the prompts alone is no error
+    short = {"cond_or_uncond": [0, 0], "uuids": ["a"]}
+    assert list(prompts.rows(2, 1, short)) == [Rows(slice(0, 2), 1, False, None)]
     assert list(prompts.rows(1, 3, {"cond_or_uncond": [0, 1]}))[0].rows == slice(0, 1)
 
 
