@@ -43,6 +43,12 @@ def test_what_never_acts():
     assert IdentityUse(identity=NOBODY, weight=1.0, window=Window()).never_acts
 
 
+def test_a_run_begins_with_nothing_done():
+    run = started(use())
+    assert (run.forwards, run.inserted, run.pictures, run.latent) == (0, False, None, None)
+    assert run.steps == tuple(SIGMAS[:-1]) and not run.masks and run.prompts == Prompts()
+
+
 def test_weights_are_multiplied_by_the_curves_factor():
     uses = [use(0.8), use(2.0, Window(curve="linear in")), use(1.0, Window(0.5, 1.0))]
     run = started(*uses)
