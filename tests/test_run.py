@@ -144,3 +144,14 @@ def test_at_cfg_1_the_hosts_guider_leaves_the_negative_prompt_out(kind, cfg, opt
 def test_a_guider_that_says_nothing_of_its_prompts_may_run_a_negative_one():
     guider = OwnGuider.__new__(OwnGuider)
     assert runs_negative(guider) is True
+
+
+def test_a_mask_is_averaged_where_it_shrinks_and_interpolated_where_a_side_grows():
+    wide = torch.zeros(1, 2, 8)
+    wide[0, :, 1] = 1
+    assert to_tokens(wide, (2, 2), 1).flatten().tolist() == [0.25, 0] * 2  # one side is equal
+    assert to_tokens(wide, (1, 8), 1).flatten().tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
+    assert to_tokens(wide, (1, 2), 1).flatten().tolist() == [0.25, 0]
+    assert to_tokens(wide, (4, 2), 1).flatten().tolist() == [0.5, 0] * 4
+    found = to_tokens(wide, (1, 16), 1).flatten().tolist()
+    assert found == [0, 0.25, 0.75, 0.75, 0.25] + [0] * 11
