@@ -13,7 +13,6 @@ It is no part of CI, and needs ``os.fork``: Linux or macOS. Exits with 1 where f
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import json
 import os
@@ -25,12 +24,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
 import hosting
-from mutants import FILES, Mutant, draw, reason_of
+from mutants import FILES, Mutant, Result, draw, reason_of, table
 
 ROOT = hosting.ROOT
 GOAL = 0.9
@@ -43,16 +42,6 @@ HEAVY = (
     "comfy.model_base comfy.supported_models comfy.ldm.flux.model comfy_api.latest folder_paths",
     "nodes comfy_extras.nodes_model_advanced comfy_extras.nodes_custom_sampler server",
 )
-
-
-@dataclass
-class Result:
-    """What became of a mutant: how is 'killed', 'time limit' or 'survived'."""
-
-    mutant: Mutant
-    how: str
-    seconds: float
-    reason: str = ""
 
 
 def import_once() -> None:
@@ -90,6 +79,7 @@ def run_tests(tree: Path, source: str, log: Path, compiled: bool) -> int:
         return pid
     code = 99
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()  # a session of its own, so that what it starts can be ended with it
         with log.open("wb") as out:
             os.dup2(out.fileno(), 1)
@@ -182,6 +172,7 @@ def judge_all(mutants: Sequence[Mutant], jobs: int) -> Iterator[Result]:
                 folder = Path(tempfile.mkdtemp(dir=scratch))
                 pid = os.fork()
                 if not pid:
+                    os.close(reading)  # so that writing fails when the parent is gone
                     work(hand, folder, writing)
                 workers.add(pid)
             os.close(writing)
@@ -204,7 +195,6 @@ def work(hand: Sequence[Sequence[Mutant]], folder: Path, pipe: int) -> NoReturn:
     """Be a worker process, and never return into the code of the parent."""
     code = 1
     try:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         worker(hand, folder, pipe)
         code = 0
     except BaseException:  # it is told here, where it can still be seen
@@ -212,30 +202,6 @@ def work(hand: Sequence[Sequence[Mutant]], folder: Path, pipe: int) -> NoReturn:
     finally:
         sys.stdout.flush()
         os._exit(code)
-
-
-def table(results: Sequence[Result], seed: int) -> str:
-    """Return the score by file and every survivor, as markdown."""
-    dead = [r for r in results if r.how != "survived"]
-    late = sum(r.how == "time limit" for r in results)
-    mean = sum(r.seconds for r in results) / max(1, len(results))
-    text = [
-        f"{len(dead)} of {len(results)} mutants died ({100 * len(dead) / len(results):.1f} %; "
-        f"{late} by the time limit), seed {seed}, {mean:.1f} s a mutant.\n",
-        "| file | mutants | dead |\n|---|---|---|",
-    ]
-    for file in FILES:
-        own = [r for r in results if r.mutant.file == file]
-        text.append(f"| {file} | {len(own)} | {sum(r.how != 'survived' for r in own)} |")
-    for r in (r for r in results if r.how == "survived"):
-        m = r.mutant
-        changed = difflib.unified_diff(
-            (ROOT / m.file).read_text().splitlines(), m.code.splitlines(), lineterm="", n=0
-        )
-        lines = [line for line in changed if line[0] in "+-" and line[:3] not in ("+++", "---")]
-        text.append(f"\n{m.file}:{m.line} {m.operator}. {r.reason or 'NO REASON GIVEN'}\n")
-        text += ["```diff", *lines, "```"]
-    return "\n".join(text) + "\n"
 
 
 def main() -> int:
@@ -246,6 +212,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--file", choices=FILES, action="append", help="this file alone")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers and copies go with it
     import_once()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a mutant's odd comparison is no news
@@ -262,8 +229,8 @@ def main() -> int:
         )
         rows = [{**asdict(one), "mutant": one.mutant.row()} for one in results]
         (ROOT / "output" / "mutants.json").write_text(json.dumps(rows, indent=1))
-        (ROOT / "output" / "mutants.md").write_text(table(results, options.seed))
-    print(table(results, options.seed))
+        (ROOT / "output" / "mutants.md").write_text(table(ROOT, results, options.seed))
+    print(table(ROOT, results, options.seed))
     dead = sum(r.how != "survived" for r in results)
     return int(dead < GOAL * len(results))
 

@@ -100,3 +100,25 @@ def test_a_block_on_which_nothing_acts_is_the_block_and_another_packs_patch_runs
     one, forward = block(True, 3, acting=False, before=lambda args, extra: {"img": img, "other": 1})
     out = one({}, {"original_block": None})
     assert out["img"] is img and out["other"] == 1 and not forward.run.inserted
+
+
+@pytest.mark.parametrize(
+    ("rows", "start", "count", "whole"),
+    [
+        (slice(0, 3), 0, 6, True),
+        (slice(0, 2), 0, 6, False),
+        (slice(1, 3), 0, 6, False),
+        (slice(0, 3), 0, 5, False),
+        (slice(0, 3), 1, 5, False),
+    ],
+)
+def test_where_all_tokens_get_identity_nothing_is_copied(rows, start, count, whole):
+    targets = []
+
+    def recording(x, gain, img, out=None):
+        targets.append(out)
+        return layer(x, gain, img, out)
+
+    img = torch.rand(3, 6, 8)
+    add_identity(img, start, count, [(rows, [(recording, torch.tensor(1.0))])])
+    assert [out is None for out in targets] == [whole]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -10,7 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from pulid_pack.identity import files
-from pulid_pack.identity.files import load_identity, save_identity
+from pulid_pack.identity.files import (
+    load_identity,
+    save_identity,
+    slerp,
+    small_picture,
+    spherical_mix,
+)
 from standins.lab import person
 
 resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
@@ -113,3 +120,34 @@ def test_leftovers_of_an_hour_ago_go_at_the_next_save(tmp_path):
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     save_identity(person(1), tmp_path / "anna.safetensors", overwrite=False)
     assert left_in(tmp_path) == {".saving-new.tmp", "mine.tmp", "anna.safetensors"}
+
+
+def test_a_preview_is_kept_as_bytes_and_not_longer_than_256():
+    long = small_picture(torch.full((512, 300, 4), 0.5))
+    assert long.shape == (256, 150, 3) and long.dtype == torch.uint8 and (long == 128).all()
+    assert small_picture(torch.zeros(2, 2000, 3)).shape == (1, 256, 3)
+    values = torch.tensor([-1.0, 0.0, 0.1, 0.3, 1.0, 2.0]).view(1, 2, 3)
+    assert small_picture(values).flatten().tolist() == [0, 0, 26, 76, 255, 255]
+    exact = torch.arange(256 * 3).remainder(256).view(1, 256, 3)
+    assert torch.equal(small_picture(exact / 255), exact.to(torch.uint8))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_slerp_goes_its_share_of_the_angle_and_of_the_length(share):
+    a, b = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 4.0]]])
+    angle, length = share * math.pi / 2, 2 + 2 * share
+    expected = [length * math.cos(angle), length * math.sin(angle)]
+    assert slerp(a, b, share).flatten().tolist() == pytest.approx(expected, abs=1e-5)
+    # opposite directions have no circle between them: straight through
+    found = slerp(a, -2 * a, share).flatten().tolist()
+    assert found == pytest.approx([(1 - 2 * share) * length, 0], abs=1e-5)
+
+
+def test_three_identities_are_mixed_one_after_the_other():
+    one = torch.eye(3)[None]
+    mixed = spherical_mix([one[:, :1], one[:, 1:2], one[:, 2:]], [0.25, 0.25, 0.5])
+    expected = [math.cos(math.pi / 4) / math.sqrt(2)] * 2 + [math.sin(math.pi / 4)]
+    assert mixed.flatten().tolist() == pytest.approx(expected, abs=1e-6)
+    # shares that cancel out on the way: half-way
+    half = spherical_mix([one[:, :1], one[:, 1:2], one[:, 2:]], [1.0, -1.0, 1.0])
+    assert half.flatten().tolist() == pytest.approx([0, 0, 1], abs=1e-6)

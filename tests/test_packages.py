@@ -13,6 +13,7 @@ NEEDS = {
     "cv2": "import absent_below\n",
     "facexlib": "try:\n    import absent_below\nexcept ImportError:\n    raise ImportError('no')\n",
     "timm": "import absent_below.part\n",
+    "insightface": "from os import absent_below\n",  # a module that is there lacks a name
 }
 
 
@@ -38,6 +39,7 @@ def test_a_package_that_is_there_is_imported():
         ("cv2", "absent_below opencv-python"),
         ("facexlib", "absent_below facexlib"),
         ("timm", "absent_below timm"),
+        ("insightface", "insightface"),
     ],
 )
 def test_what_is_absent_below_a_package_is_installed_with_it(fresh, module, names):

@@ -43,6 +43,12 @@ def test_what_never_acts():
     assert IdentityUse(identity=NOBODY, weight=1.0, window=Window()).never_acts
 
 
+def test_a_run_begins_with_nothing_done():
+    run = started(use())
+    assert (run.forwards, run.inserted, run.pictures, run.latent) == (0, False, None, None)
+    assert run.steps == tuple(SIGMAS[:-1]) and not run.masks and run.prompts == Prompts()
+
+
 def test_weights_are_multiplied_by_the_curves_factor():
     uses = [use(0.8), use(2.0, Window(curve="linear in")), use(1.0, Window(0.5, 1.0))]
     run = started(*uses)
@@ -107,6 +113,9 @@ def test_prompts_are_known_by_uuid_and_ambiguous_ones_by_index():
         Rows(slice(4, 6), 2, False, None),
     ]
     assert list(prompts.rows(4, None, {})) == [Rows(slice(0, 4), 4, False, None)]
+    # another pack that repeats the prompts alone is no error
+    short = {"cond_or_uncond": [0, 0], "uuids": ["a"]}
+    assert list(prompts.rows(2, 1, short)) == [Rows(slice(0, 2), 1, False, None)]
     assert list(prompts.rows(1, 3, {"cond_or_uncond": [0, 1]}))[0].rows == slice(0, 1)
 
 
@@ -135,3 +144,14 @@ def test_at_cfg_1_the_hosts_guider_leaves_the_negative_prompt_out(kind, cfg, opt
 def test_a_guider_that_says_nothing_of_its_prompts_may_run_a_negative_one():
     guider = OwnGuider.__new__(OwnGuider)
     assert runs_negative(guider) is True
+
+
+def test_a_mask_is_averaged_where_it_shrinks_and_interpolated_where_a_side_grows():
+    wide = torch.zeros(1, 2, 8)
+    wide[0, :, 1] = 1
+    assert to_tokens(wide, (2, 2), 1).flatten().tolist() == [0.25, 0] * 2  # one side is equal
+    assert to_tokens(wide, (1, 8), 1).flatten().tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
+    assert to_tokens(wide, (1, 2), 1).flatten().tolist() == [0.25, 0]
+    assert to_tokens(wide, (4, 2), 1).flatten().tolist() == [0.5, 0] * 4
+    found = to_tokens(wide, (1, 16), 1).flatten().tolist()
+    assert found == [0, 0.25, 0.75, 0.75, 0.25] + [0] * 11
