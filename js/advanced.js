@@ -34,7 +34,7 @@ function addFold(node) {
   };
   chain(node, "onConfigure", (data) => {
     mark();
-    if (data.showAdvanced === undefined) fitOld(node, advanced);
+    if (data.showAdvanced === undefined) fitOld(node, advanced, data);
   });
   mark();
 }
@@ -49,10 +49,13 @@ function toggle(node) {
 }
 
 /** Take the room of folded inputs from a node of a file that was saved with all of them in sight. */
-function fitOld(node, advanced) {
+function fitOld(node, advanced, data) {
   const folded = node.computeSize()[1];
   for (const widget of advanced) widget.advanced = false;
-  const before = node.computeSize()[1] - LiteGraph.NODE_WIDGET_HEIGHT - 4; // there was no button
+  const saved = node.widgets.filter((widget) => widget.serialize !== false).length;
+  // There was no button, and not yet the inputs that came after the file.
+  const newer = 1 + Math.max(0, saved - (data.widgets_values?.length ?? saved));
+  const before = node.computeSize()[1] - newer * (LiteGraph.NODE_WIDGET_HEIGHT + 4);
   for (const widget of advanced) widget.advanced = !isLinked(node, widget.name);
   if (node.size[1] >= before) resize(node, folded - before);
 }

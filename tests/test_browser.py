@@ -392,6 +392,7 @@ def described(node: dict) -> dict[str, list]:
 FIRST = ["weight", "start_at", "end_at", "face", "face_index"]
 OLD_VALUES = [0.9, 0.1, 0.8, 3, -1, "empty", "constant", 1.5, 0.5]
 OLD_VALUES += ["rightmost", 2, "mean", "skip", False, 1.5, 0.5, 700]
+VALUES = [*OLD_VALUES, "whole picture", "25, 0, 50, 100", ""]  # with what came after 0.1
 
 
 def size(tab: Tab) -> list[float]:
@@ -426,12 +427,12 @@ def test_one_click_opens_the_advanced_inputs_and_the_file_remembers_it(tab):
         tab.wait_for(f"tests.find('{APPLY}').showAdvanced === {json.dumps(opened)}")
         if not tab.vue:
             assert settings(tab)[:3] == FIRST[:3]
-            assert len(settings(tab)) == (len(OLD_VALUES) if opened else len(FIRST))
-            assert size(tab)[1] - folded[1] == (24 * 12 if opened else 0)
+            assert len(settings(tab)) == (len(VALUES) if opened else len(FIRST))
+            assert size(tab)[1] - folded[1] == (24 * 15 if opened else 0)
         tab.open(tab.serialized())
         assert tab.page.evaluate(f"tests.find('{APPLY}').showAdvanced") is opened
     inputs = next(iter(tab.prompt().values()))[1]
-    assert len(inputs) == len(OLD_VALUES)
+    assert len(inputs) == len(VALUES)
 
 
 @everywhere
@@ -441,7 +442,7 @@ def test_file_saved_before_inputs_were_folded_keeps_its_values(tab):
     tab.open(EMPTY | {"nodes": [node], "last_node_id": 1})
     kept = next(iter(tab.prompt().values()))[1]
     names = [n for n, (t, *_) in described(our_nodes(tab.server)[APPLY]).items() if n in kept]
-    assert [kept[name] for name in names] == OLD_VALUES
+    assert [kept[name] for name in names] == VALUES
     if not tab.vue:
         assert settings(tab) == FIRST
         assert size(tab) == [360, 630 - 24 * 11]  # twelve rows less, a button more
