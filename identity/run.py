@@ -63,6 +63,7 @@ class SamplingRun:
     masks: dict[tuple, Tensor] = field(default_factory=dict)
     forwards: int = 0  # model calls in which an identity was to act
     inserted: bool = False  # a block has added one
+    missed: set[float] = field(default_factory=set)  # sigmas of steps in which none did
 
     def weights(self, uses: Sequence[IdentityUse], options: Mapping[str, Any]) -> list[float]:
         """Return each use's weight in the forward with these transformer_options."""

@@ -115,7 +115,9 @@ class OpenWindow:
         if not self.opens <= time < self.closes:
             return 0.0
         first, last = self.course
-        progress = 0.0 if first >= last else (time - first) / (last - first)
+        if first >= last:  # one step has no course: curves that begin at 0 would leave it out
+            return 1.0
+        progress = (time - first) / (last - first)
         return CURVES[self.curve](min(max(progress, 0.0), 1.0))
 
 

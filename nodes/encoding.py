@@ -21,7 +21,6 @@ from ..identity.fusion import FusionOptions, make_identity
 from ..identity.id_encoder import IDEncoder, nobody
 from ..identity.identity import Identity
 from .feedback import Note, Progress
-from .prior import prior_features
 
 # ArcFace: photos of one person mostly lie above 0.4, of different people below 0.2
 SAME_PERSON = 0.3
@@ -111,12 +110,11 @@ def encode_anew(
         crops = features.crops.to(torch.uint8)
         return Encoded(nobody(encoders.id_encoder), crops, features.photos, features.arcface)
     id_cond, hidden = features.id_cond, features.hidden
-    first = None
     if prior is not None and question.fusion.mode != "joint":  # the authors' way knows none
-        first = prior_features(faces, eva, prior, *which)
-    if first is not None:
-        id_cond = torch.cat((first.id_cond, id_cond))
-        hidden = tuple(torch.cat(pair) for pair in zip(first.hidden, hidden, strict=True))
+        first = face_features(faces, eva, prior, *which)
+        if len(first.crops):  # as in "Enhanced", a prior without a face is left out
+            id_cond = torch.cat((first.id_cond, id_cond))
+            hidden = tuple(torch.cat(pair) for pair in zip(first.hidden, hidden, strict=True))
     identity = make_identity(encoders.id_encoder, id_cond, hidden, question.fusion, Progress())
     crops = (features.crops.clamp(0, 1) * 255).round().to(torch.uint8)
     return Encoded(identity, crops, features.photos, features.arcface)

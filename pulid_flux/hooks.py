@@ -36,7 +36,7 @@ from .folding import FluxModel, Fold, fold
 
 KEY = "pulid_flux"
 HOST_CACHES = {"easycache", "lazycache"}  # they may skip several forwards in a row
-PATIENCE = 2  # forwards without identity before the run is stopped: other packs' caches skip too
+PATIENCE = 2  # steps without identity before the run is stopped: other packs' caches skip one
 NOT_INSERTED = (
     "PuLID-Flux: the identity's window was open for {forwards} model calls, but no FLUX block "
     "asked for it, so the picture would not show the person. Another node has replaced FLUX's "
@@ -148,7 +148,9 @@ class IdentityHooks:
         caches = (
             HOST_CACHES & options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}).keys()
         )
-        if not run.inserted and run.forwards >= PATIENCE and not caches:
+        if not run.inserted:  # a step may take several forwards; its sigma is read only here
+            run.missed.add(float(options["sigmas"].flatten()[0]))
+        if len(run.missed) >= PATIENCE and not (run.inserted or caches):
             raise RuntimeError(NOT_INSERTED.format(forwards=run.forwards))
         return out
 
