@@ -16,7 +16,7 @@ from .detection import FACE_ORDERS, Face, face_by_hand, face_vector, find_faces,
 from .eva_clip import EvaClip, encode_pixels
 from .landmarks import landmark_faces, load_landmarks, matching_keypoints
 from .parsing import load_parser, parse_faces
-from .photo import annotate, prepare_photo
+from .photo import prepare_photo
 from .pixels import normalise, whiten
 from .providers import PROVIDER_CHOICES
 from .sessions import FaceSessions, open_sessions
@@ -74,15 +74,14 @@ class PhotoFeatures:
     """The features of M photos (those not skipped), float32 on the CPU.
 
     id_cond [M, 512+E]; hidden: five [M, 1+P, W]; crops [M, 512, 512, 3], whitened, as EVA-CLIP saw
-    them; aligned [M, 512, 512, 3]; annotated [B, H, W, 3] of all B photos; arcface [M, 512], raw.
-    With no photo left (M = 0), id_cond and arcface are [0] and hidden is empty.
+    them; aligned [M, 512, 512, 3]; photos: a record of each photo; arcface [M, 512], raw. With no
+    photo left (M = 0), id_cond and arcface are [0] and hidden is empty.
     """
 
     id_cond: torch.Tensor
     hidden: tuple[torch.Tensor, ...]
     crops: torch.Tensor
     aligned: torch.Tensor
-    annotated: torch.Tensor
     photos: tuple[PhotoRecord, ...]
     arcface: torch.Tensor
 
@@ -196,7 +195,7 @@ def face_features(
     if on_no_face not in ON_NO_FACE:
         raise ValueError(f"on_no_face is {on_no_face!r}; choose one of {', '.join(ON_NO_FACE)}.")
     order_faces([], face)
-    records, annotated, seen = [], [], []
+    records, seen = [], []
     photos = read_photos(images)
     try:
         for index, photo in enumerate(photos):
@@ -204,7 +203,6 @@ def face_features(
             found = [face_by_hand(by_hand, photo)] if by_hand else detect_faces(analysis, photo)
             record = choose_face(found, index, face, face_index, on_no_face)
             records.append(record)
-            annotated.append(annotate(photo, record.faces, record.chosen))
             if record.chosen is not None:
                 seen.append(look_at(analysis, photo, record.faces[record.chosen], grayscale))
             if progress:
@@ -213,9 +211,7 @@ def face_features(
         analysis.sessions.rest()
     if not seen or (on_no_face == "plain model" and len(seen) < len(photos)):
         nothing, crop = torch.zeros(0), torch.zeros(0, CROP, CROP, 3)
-        return PhotoFeatures(
-            nothing, (), crop, crop, torch.stack(annotated), tuple(records), nothing
-        )
+        return PhotoFeatures(nothing, (), crop, crop, tuple(records), nothing)
     aligned, crops, arcface = (torch.stack(values) for values in zip(*seen, strict=True))
     pooled, hidden = encode_pixels(eva, normalise(crops, eva.image_size))
     return PhotoFeatures(
@@ -223,7 +219,6 @@ def face_features(
         hidden=hidden,
         crops=crops,
         aligned=aligned,
-        annotated=torch.stack(annotated),
         photos=tuple(records),
         arcface=arcface,
     )

@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 
 DID_NOT_ACT = (
     "PuLID: identity {number} of {total} did not act in this run: none of the sampling steps falls "
-    "within its window (start_at and end_at, or start_step and end_step)."
+    "within its window (start_at and end_at, or start_step and end_step), or its weight_curve is 0 "
+    "in those that do."
 )
+LEAST_FACTOR = 1e-6  # a curve's zeros are rounded
 UNCONDITIONAL = ("zero identity", "same identity", "none")
 
 
@@ -101,7 +103,7 @@ def start_run(
 def report(run: SamplingRun, uses: Sequence[IdentityUse]) -> None:
     """Say after a run in how many of its steps each identity acted; in none is a warning."""
     for number, (use, window) in enumerate(zip(uses, run.windows, strict=True), 1):
-        acted = sum(bool(window.factor(sigma)) for sigma in run.steps)
+        acted = sum(window.factor(sigma) > LEAST_FACTOR for sigma in run.steps)
         if not acted:
             log.warning(DID_NOT_ACT.format(number=number, total=len(uses)))
         if use.report:

@@ -15,7 +15,7 @@ from ..identity.run import UNCONDITIONAL
 from ..identity.window import CURVES, Window
 from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
-from ..pulid_flux.hooks import FluxUse
+from ..pulid_flux.uses import FluxUse
 from . import types
 from .encode import encode_faces, face_inputs, points_inputs
 from .feedback import show_steps

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..encoders.eva_clip import EvaClip
-from ..encoders.faces import FACE_ORDERS, ON_NO_FACE, FaceAnalysis, PhotoRecord
+from ..encoders.faces import FACE_ORDERS, ON_NO_FACE, FaceAnalysis, PhotoRecord, read_photos
 from ..host_versions import newer
 from ..identity.fusion import FUSIONS, FusionOptions
 from ..pulid_flux.checkpoint import PulidModel
 from . import types
-from .encoding import Encoded, Encoders, Question, annotated, encode_photos, notes_on, plain_photos
+from .encoding import Encoded, Encoders, Question, annotated, encode_photos, notes_on, plain
 from .feedback import show
 
 
@@ -154,7 +155,8 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, *links: Any, **settings: Any) -> io.NodeOutput:
         encoded, photos, shown = encode_faces(cls, *links, **settings)
-        return io.NodeOutput(encoded.identity, encoded.faces, photos, ui=shown)
+        numbered = annotated(photos, encoded)
+        return io.NodeOutput(encoded.identity, encoded.faces, numbered, ui=shown)
 
 
 def encode_faces(
@@ -173,8 +175,8 @@ def encode_faces(
     train_step: int = 1000,
     prior_image: Tensor | None = None,
     face_points: str = "",
-) -> tuple[Encoded, Tensor, dict[str, list]]:
-    """Encode ``image`` by a node's inputs: the result, the photos with boxes, what to show."""
+) -> tuple[Encoded, list[np.ndarray], dict[str, list]]:
+    """Encode ``image`` by a node's inputs: the result, the photos as seen, what to show."""
     links = {"eva_clip": eva_clip, "face_analysis": face_analysis, "image": image}
     types.check_links({"prior_image": prior_image}, pulid_model=pulid_model, **links)
     options = FusionOptions(fusion, fusion_weight_max, fusion_weight_min, train_step)
@@ -184,19 +186,19 @@ def encode_faces(
         prior_image,
         Question(face, face_index, on_no_face, grayscale, options, face_points),
     )
-    photos = annotated(image, encoded)
-    return encoded, photos, shown_faces(node, encoded, image, photos.shape[1:3], face)
+    photos = read_photos(image)
+    return encoded, photos, shown_faces(node, encoded, photos, face)
 
 
 def shown_faces(
-    node: type[io.ComfyNode], encoded: Encoded, image: Tensor, size: tuple[int, int], order: str
+    node: type[io.ComfyNode], encoded: Encoded, photos: list[np.ndarray], order: str
 ) -> dict[str, list]:
-    """Return what the page shows: crops, and the photos in ``size`` with their faces."""
-    crops = (
-        ui.PreviewImage(encoded.faces, cls=node).as_dict()["images"] if len(encoded.crops) else []
-    )
-    photos = ui.PreviewImage(plain_photos(image), cls=node).as_dict()["images"]
-    faces = describe_faces(encoded.photos, photos, size, order)
+    """Return what the page shows: crops, photos with their faces in this order, and notes."""
+    crops = []
+    if not encoded.identity.is_nobody:
+        crops = ui.PreviewImage(encoded.faces, cls=node).as_dict()["images"]
+    pictures = ui.PreviewImage(plain(photos), cls=node).as_dict()["images"]
+    faces = describe_faces(encoded.photos, pictures, photos[0].shape[:2], order)
     return {"images": crops, "pulid_faces": faces, **show(node, notes_on(encoded))}
 
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..encoders.eva_clip import EvaClip
-from ..encoders.faces import (
-    FaceAnalysis,
-    PhotoRecord,
-    agreement,
-    face_features,
-    read_photos,
-)
+from ..encoders.faces import FaceAnalysis, PhotoRecord, agreement, face_features
 from ..encoders.photo import annotate
 from ..identity.fusion import FusionOptions, make_identity
 from ..identity.id_encoder import IDEncoder, nobody
@@ -149,12 +144,12 @@ def notes_on(encoded: Encoded) -> list[Note]:
     return notes
 
 
-def annotated(image: Tensor, encoded: Encoded) -> Tensor:
-    """Return the photos [B, H, W, 3] with every face numbered."""
-    pairs = zip(read_photos(image), encoded.photos, strict=True)
+def annotated(photos: list[np.ndarray], encoded: Encoded) -> Tensor:
+    """Return B photos [H, W, 3] uint8 with every face numbered, as a ComfyUI image [B, H, W, 3]."""
+    pairs = zip(photos, encoded.photos, strict=True)
     return torch.stack([annotate(photo, record.faces, record.chosen) for photo, record in pairs])
 
 
-def plain_photos(image: Tensor) -> Tensor:
-    """Return the photos [B, H, W, 3] as the face models saw them; the page draws its own boxes."""
-    return torch.stack([torch.from_numpy(photo).float() / 255 for photo in read_photos(image)])
+def plain(photos: list[np.ndarray]) -> Tensor:
+    """Return B photos [H, W, 3] uint8 as a ComfyUI image [B, H, W, 3]; the page draws its boxes."""
+    return torch.stack([torch.from_numpy(photo).float() / 255 for photo in photos])

@@ -59,7 +59,7 @@ def show_steps(node: type[io.ComfyNode]) -> Callable[[int, int], None]:
     def show_on_node(acted: int, steps: int) -> None:
         text = f"Acted in {acted} of {steps} steps."
         if not acted:
-            text = "Did not act: none of the run's steps lies between start and end."
+            text = "Did not act: no step between start and end has a weight."
         send_text(node_id, text)
 
     return show_on_node

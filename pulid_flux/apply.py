@@ -14,7 +14,8 @@ from ..identity.id_encoder import is_dynamic
 from .blocks import block_layers
 from .checkpoint import PulidModel
 from .folding import FluxModel
-from .hooks import KEY, FluxUse, IdentityHooks
+from .hooks import KEY, IdentityHooks
+from .uses import FluxUse
 
 SUPPORTED = (
     "FLUX.1 (dev, schnell, Krea, Fill, Kontext and their pruned forms), Chroma and Chroma Radiance"

@@ -19,7 +19,6 @@ additional models of the model, so that the host loads and frees them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,10 +28,10 @@ from torch import Tensor, nn
 
 from ..identity.id_encoder import is_dynamic
 from ..identity.rows import Rows
-from ..identity.run import IdentityUse, SamplingRun, report, runs_negative, start_run
+from ..identity.run import SamplingRun, report, runs_negative, start_run
 from .blocks import Acting, Forward, IdentityBlock
-from .checkpoint import PulidModel
-from .folding import FluxModel, Fold, fold
+from .folding import FluxModel
+from .uses import FluxUse, fold_uses
 
 KEY = "pulid_flux"
 HOST_CACHES = {"easycache", "lazycache"}  # they may skip several forwards in a row
@@ -45,29 +44,6 @@ NOT_INSERTED = (
     "identity's window. Some packs change the loaded model itself: then unload the models as well "
     "(ComfyUI's Unload Models), since it stays changed until it is loaded again."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FluxUse(IdentityUse):
-    """One use of an identity in a FLUX model."""
-
-    pulid: PulidModel
-    double_weight: float = 1.0
-    single_weight: float = 1.0
-
-    @property
-    def never_acts(self) -> bool:
-        """True if it changes nothing in any run."""
-        return super().never_acts or not (self.double_weight or self.single_weight)
-
-
-@dataclass(frozen=True)
-class FoldUse:
-    """A fold, and the numbers of the uses whose positive or negative prompt's rows get it."""
-
-    fold: Fold
-    positive: tuple[int, ...]
-    negative: tuple[int, ...]
 
 
 class IdentityHooks:
@@ -221,28 +197,6 @@ class IdentityHooks:
         own = patcher.get_additional_models_with_key(KEY) if patcher is not None else []
         found = {p.model.key: p.model for p in own}
         return {u.fold.key: found.get(u.fold.key, u.fold.patcher.model) for u in self.folds}
-
-
-def fold_uses(flux: FluxModel, uses: Sequence[FluxUse]) -> tuple[FoldUse, ...]:
-    """Fold what these uses need; equal ID tokens of one PuLID file are folded once."""
-    found: dict[str, FoldUse] = {}
-    for pulid in {id(use.pulid): use.pulid for use in uses}.values():
-        wanted = [
-            (tokens, number, negative)
-            for negative in (False, True)
-            for number, use in enumerate(uses)
-            if use.pulid is pulid and (tokens := use.tokens(negative)) is not None
-        ]
-        folds = fold(pulid, [tokens for tokens, *_ in wanted], flux)
-        for one, (_, number, negative) in zip(folds, wanted, strict=True):
-            users = found.get(one.key, FoldUse(one, (), ()))
-            sides = (
-                (users.positive, (*users.negative, number))
-                if negative
-                else ((*users.positive, number), users.negative)
-            )
-            found[one.key] = FoldUse(one, *sides)
-    return tuple(found.values())
 
 
 def follow_model(_: ModelPatcher, clone: ModelPatcher) -> None:

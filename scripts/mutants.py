@@ -55,6 +55,7 @@ FILES: dict[str, tuple[str, str]] = {
         "sum_of_weights or true_cfg or share_the_effect or has_its_mask or replaced_forward "
         "or caches or only_the_positive or interrupt or deepclone or otherwise or tiles",
     ),
+    "pulid_flux/uses.py": ("test_hooks.py", "sum_of_weights or true_cfg or only_the_positive"),
     "encoders/align.py": ("test_faces.py", "authors or coincide"),
     "encoders/detection.py": (
         "test_faces.py test_features.py",

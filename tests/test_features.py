@@ -24,6 +24,7 @@ from pulid_pack.encoders.faces import (
     load_face_analysis,
     order_faces,
     prepare_photo,
+    read_photos,
 )
 from pulid_pack.nodes import encoding
 from standins.eva import EVA_POOLED, EVA_WIDTH, write_eva_clip
@@ -74,9 +75,8 @@ def test_shapes_and_types(models):
     assert found.id_cond.shape == (1, 512 + EVA_POOLED)
     assert [state.shape for state in found.hidden] == [(1, 17, EVA_WIDTH)] * 5
     assert found.crops.shape == found.aligned.shape == (1, 512, 512, 3)
-    assert found.annotated.shape == (1, 512, 512, 3)
     assert torch.equal(found.id_cond[:, :512], found.arcface)
-    for tensor in (found.id_cond, *found.hidden, found.crops, found.annotated):
+    for tensor in (found.id_cond, *found.hidden, found.crops, found.aligned):
         assert tensor.dtype == torch.float32
         assert tensor.isfinite().all()
     assert found.arcface.norm() > 2, "the recogniser's vector is raw, not of unit length"
@@ -185,7 +185,10 @@ def vector_of(analysis, photo: np.ndarray, face) -> np.ndarray:
 
 def test_the_annotated_photo_shows_every_box_and_highlights_the_chosen_one(models):
     found = face_features(*models, group(), face="leftmost", face_index=2)
-    picture = (found.annotated[0] * 255).round().int()
+    (record,) = found.photos
+    drawn = photo.annotate(read_photos(group())[0], record.faces, record.chosen)
+    assert drawn.dtype == torch.float32
+    picture = (drawn * 255).round().int()
     for index, face in enumerate(found.photos[0].faces):
         x1, _, x2, y2 = face.box.round().astype(int).tolist()
         colour = picture[y2 - 1, (x1 + x2) // 2].tolist()
@@ -227,7 +230,6 @@ def test_skipping_leaves_out_only_the_faceless_photo(models):
     assert [photo.skipped for photo in found.photos] == [False, True, False]
     assert found.id_cond.shape[0] == found.crops.shape[0] == 2
     assert [state.shape[0] for state in found.hidden] == [2] * 5
-    assert found.annotated.shape[0] == 3
     assert done == [(1, 3), (2, 3), (3, 3)]
     alone = face_features(*models, batch(mirrored))
     torch.testing.assert_close(found.id_cond[1], alone.id_cond[0], rtol=0, atol=1e-5)
@@ -236,7 +238,7 @@ def test_skipping_leaves_out_only_the_faceless_photo(models):
 @pytest.mark.parametrize("on_no_face", ["skip", "plain model"])
 def test_without_any_face_nobody_is_left(models, on_no_face):
     found = face_features(*models, batch(blank(), blank()), on_no_face=on_no_face)
-    assert len(found.crops) == len(found.id_cond) == 0 and len(found.annotated) == 2
+    assert len(found.crops) == len(found.id_cond) == 0
     assert [photo.skipped for photo in found.photos] == [True, True]
 
 
@@ -327,7 +329,7 @@ class Tensors(TorchDispatchMode):
 def test_a_large_photo_is_never_held_in_float_a_second_time():
     """Both as the face models' photo and as the page's; 8 bits of the whole are all it takes."""
     image = torch.rand(1, 3000, 4000, 3)
-    for work in (lambda: prepare_photo(image[0]), lambda: encoding.plain_photos(image)):
+    for work in (lambda: prepare_photo(image[0]), lambda: encoding.plain(read_photos(image))):
         tracemalloc.start()
         try:
             with Tensors() as tensors:
@@ -346,7 +348,7 @@ def test_small_photos_are_not_enlarged():
 def test_an_8k_photo_is_recognised(models):
     large = astronaut().resize((7680, 4320), Image.Resampling.NEAREST)
     found = face_features(*models, to_image(large))
-    assert found.annotated.shape == (1, 576, 1024, 3)
+    assert found.photos[0].faces[0].photo_size == (1024, 576)
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,21 @@ def test_a_prompt_without_a_client_sends_no_note_to_anybody(server, noted):
     history = asyncio.run(watch())
     assert page.binary == []
     assert notes(history) == [{"text": NOTE, "warning": False}]
+
+
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [
+        ({"start_step": 1}, b"Acted in 2 of 3 steps."),
+        ({"start_step": 7}, b"Did not act: no step between start and end has a weight."),
+    ],
+    ids=str,
+)
+def test_after_the_run_apply_says_in_how_many_steps_it_acted(server, basic, window, said):
+    basic[node_of(basic, "PuLIDFluxApply")]["inputs"] |= window
+    first, second = Listener(server, True), Listener(server, True)
+    history = asyncio.run(run(server, basic, [first, second]))
+    assert history["status"]["status_str"] == "success"
+    apply = node_of(basic, "PuLIDFluxApply").encode()
+    assert [m for m in first.binary if said in m and apply in m]
+    assert not any(b"cted in" in m or b"not act" in m for m in second.binary)
