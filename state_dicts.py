@@ -43,8 +43,9 @@ def check_download(path: Path, expected: str) -> None:
 
 
 def read_state_dict(path: Path, expected: str) -> dict[str, torch.Tensor]:
-    """Read the tensors of ``path`` (.safetensors, .pt or .pth) through a weights-only load.
+    """Read the tensors of ``path`` (.safetensors, .pt, .pth or .bin) through a weights-only load.
 
+    Groups of tensors, as some pickled files have them, become names with a dot.
     ``expected`` names the right file and its size. Raises FileNotFoundError, or ValueError for a
     truncated file, a web page, values that are not numbers, or anything but named tensors.
     """
@@ -59,6 +60,7 @@ def read_state_dict(path: Path, expected: str) -> dict[str, torch.Tensor]:
         ) from error
     if not isinstance(tensors, Mapping) or not tensors:
         raise ValueError(f"{path} holds no named tensors. Expected {expected}.")
+    tensors = flattened(tensors)
     for key, value in tensors.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             kind = type(value).__name__
@@ -67,6 +69,17 @@ def read_state_dict(path: Path, expected: str) -> dict[str, torch.Tensor]:
             )
     check_numbers(tensors, path)
     return dict(tensors)
+
+
+def flattened(tensors: Mapping) -> dict:
+    """Return {group: {name: tensor}} as {"group.name": tensor}; what is flat stays as it is."""
+    flat: dict = {}
+    for key, value in tensors.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": one for name, one in value.items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .identity import Identity
+from .identity import FAMILIES, FLUX, Identity
 
-FORMAT, VERSION = "pulid-flux-identity", "1"
+FORMAT, VERSION = "pulid-flux-identity", "2"
+READABLE = ("1", "2")  # version 1 knew one family, FLUX
 LEFTOVER = (".saving-", ".tmp")  # how a file is called until it is finished
 LEFTOVER_AGE = 3600.0  # seconds; a younger one may still be written
 PREVIEW_SIDE = 256  # long edge of the picture that may ride along
@@ -63,7 +64,8 @@ def save_identity(
     }
     if preview is not None:
         tensors["preview"] = small_picture(preview)
-    content = save(tensors, metadata={"format": FORMAT, "version": VERSION})
+    metadata = {"format": FORMAT, "version": VERSION, "family": identity.family}
+    content = save(tensors, metadata=metadata)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
@@ -148,16 +150,22 @@ def load_identity(path: Path) -> tuple[Identity, Tensor | None]:
             "Save the identity again."
         ) from error
     found = (metadata.get("format"), metadata.get("version"))
-    if found != (FORMAT, VERSION):
+    if found[0] != FORMAT or found[1] not in READABLE:
         raise ValueError(
             f"{path} is not an identity file: its format and version are {found[0]} and "
-            f"{found[1]}, expected {FORMAT} and {VERSION}."
+            f"{found[1]}, expected {FORMAT} and {' or '.join(READABLE)}."
+        )
+    family = metadata.get("family", FLUX)
+    if family not in FAMILIES:
+        raise ValueError(
+            f"{path}: its family is {family}, expected one of {', '.join(FAMILIES)}. It may have "
+            "been saved by a newer version of this pack."
         )
     tokens = [check_tokens(tensors, key, path) for key in ("id_tokens", "uncond_id_tokens")]
     if tokens[0].shape[-1] != tokens[1].shape[-1]:
         raise ValueError(f"{path}: id_tokens and uncond_id_tokens have different widths.")
     preview = tensors.get("preview")
-    return Identity(*tokens), None if preview is None else preview.float() / 255
+    return Identity(*tokens, family), None if preview is None else preview.float() / 255
 
 
 def check_tokens(tensors: dict[str, Tensor], key: str, path: Path) -> Tensor:
@@ -199,6 +207,12 @@ def blend(identities: list[Identity], weights: list[float], spherical: bool) -> 
             "An identity to blend is empty, since no photo had a face. Use a photo with a face, or "
             "leave that identity out."
         )
+    families = sorted({FAMILIES[i.family] for i in identities})
+    if len(families) > 1:
+        raise ValueError(
+            f"Identities of different PuLID models cannot be blended: {' and '.join(families)}. "
+            "Encode the photos with one of them."
+        )
     shapes = {tuple(i.id_tokens.shape) for i in identities}
     if len(shapes) > 1:
         sizes = ", ".join(f"{s[1]} tokens of {s[2]}" for s in sorted(shapes))
@@ -214,6 +228,7 @@ def blend(identities: list[Identity], weights: list[float], spherical: bool) -> 
     return Identity(
         mix([i.id_tokens for i in identities], shares),
         linear_mix([i.uncond_id_tokens for i in identities], shares),
+        identities[0].family,
     )
 
 

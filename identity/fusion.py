@@ -1,20 +1,22 @@
 """Several photos of one person become one set of ID tokens.
 
-``joint`` is the authors' own way (all photos through the ID encoder together); the others, known
-from "PuLID-Flux Enhanced", combine the token sets of the single photos.
+``joint`` is the authors' own way: all photos through the ID encoder together. The encoder of SDXL
+v1 takes one photo; there the authors put token sets side by side, of further photos the first five
+tokens (``first-five``) or all, to mix people (``id_mix``). The others, known from "PuLID-Flux
+Enhanced", combine the token sets of the single photos.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .id_encoder import IDEncoder, encode_each, encode_joint, encode_zeros
-from .identity import Identity
+from .identity import SDXL_V1, Identity
 
 FUSIONS = (
     "joint",
@@ -25,7 +27,11 @@ FUSIONS = (
     "max_token",
     "auto_weight",
     "train_weight",
+    "first-five",
+    "id_mix",
 )
+SIDE_BY_SIDE = ("first-five", "id_mix")  # the authors' ways for v1, whose encoder takes one photo
+FACE_TOKENS = 5  # of v1's tokens, those that come from the face vector: its first
 SEED = 42
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
 TOKEN_SHARE = 4  # each training step looks at one token in four
@@ -52,15 +58,30 @@ def make_identity(
     progress: Progress | None = None,
 ) -> Identity:
     """Encode M photos of one person: id_cond [M, 1280], five hidden states [M, S, 1024]."""
-    if options.mode == "joint":
-        tokens = encode_joint(encoder, id_cond, hidden)
-    else:
-        tokens = fuse(encode_each(encoder, id_cond, hidden), options, progress)
-    return Identity(tokens, encode_zeros(encoder, hidden))
+    mode, zeros = options.mode, encode_zeros(encoder, hidden)
+    if encoder.family == SDXL_V1 and mode == "joint":
+        mode = "first-five"
+    if mode == "joint":
+        return Identity(encode_joint(encoder, id_cond, hidden), zeros, encoder.family)
+    tokens = encode_each(encoder, id_cond, hidden)
+    if mode in SIDE_BY_SIDE:  # as many unconditional tokens, which the authors repeat
+        zeros = side_by_side(zeros.expand_as(tokens), mode)
+    fused = fuse(tokens, replace(options, mode=mode), progress)
+    return Identity(fused, zeros, encoder.family)
+
+
+def side_by_side(tokens: Tensor, mode: str) -> Tensor:
+    """[M, T, C] -> [1, T + (M - 1) * T', C]: the first photo's tokens, then T' of each other one.
+
+    T' is T for id_mix, which mixes people, else 5.
+    """
+    others = tokens[1:] if mode == "id_mix" else tokens[1:, :FACE_TOKENS]
+    return torch.cat((tokens[0], others.flatten(0, 1)))[None]
 
 
 def fuse(tokens: Tensor, options: FusionOptions, progress: Progress | None = None) -> Tensor:
-    """Combine the token sets of M photos: [M, T, C] -> [1, T, C], or [1, M * T, C] for concat.
+    """Combine the token sets of M photos: [M, T, C] -> [1, T, C], or more tokens where they
+    are put side by side.
 
     Raises ValueError for an unknown mode.
     """
@@ -69,6 +90,8 @@ def fuse(tokens: Tensor, options: FusionOptions, progress: Progress | None = Non
         raise ValueError(f"fusion is '{mode}', expected one of {', '.join(FUSIONS)}.")
     if len(tokens) == 1:
         return tokens
+    if mode in SIDE_BY_SIDE:
+        return side_by_side(tokens, mode)
     if mode == "mean":
         return tokens.mean(0, keepdim=True)
     if mode == "concat":

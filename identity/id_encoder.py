@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from ..state_dicts import check_shapes
-from .id_former import HEAD_DIM, SCALES, IDFormer, read_sizes
-from .identity import Identity
+from . import id_former, id_mlp
+from .identity import FLUX, SDXL_V1, Identity
 from .recent import Recent
 
 
 @dataclass(frozen=True)
 class IDEncoder:
-    """An IDFormer, managed by the host."""
+    """An IDFormer or IDMLP, managed by the host."""
 
     file: str  # the file it comes from, for messages
-    patcher: comfy.model_patcher.ModelPatcher  # holds the IDFormer
+    patcher: comfy.model_patcher.ModelPatcher  # holds the module
+    family: str = FLUX  # of identity.FAMILIES
     # its output for zeros, by the number of vision tokens: it depends on nothing else, and costs
     # as much as a photo
     zero_tokens: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
@@ -30,34 +31,41 @@ class IDEncoder:
 
 
 def load_id_encoder(
-    state_dict: dict[str, Tensor], prefix: str, file: str, what: str, advice: str
+    state_dict: dict[str, Tensor],
+    prefix: str,
+    file: str,
+    what: str,
+    advice: str,
+    family: str = FLUX,
 ) -> IDEncoder:
     """Build the ID encoder from the tensors of ``file`` under ``prefix``.
 
     ``what`` names the file and ``advice`` says which one is wanted, for messages. Raises ValueError
     naming the key that is missing, unexpected or of another size, as it stands in the file.
     """
+    kind, module = (id_mlp, id_mlp.IDMLP) if family == SDXL_V1 else (id_former, id_former.IDFormer)
     own = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
     shapes = {k: v.shape for k, v in own.items()}
     try:
-        sizes = read_sizes(shapes)
+        sizes = kind.read_sizes(shapes)
     except KeyError as error:
         key = error.args[0]
         if key not in shapes:
             raise ValueError(f"{what} lacks the tensor {prefix}{key}. {advice}") from error
         raise ValueError(
-            f"{what}: the ID encoder's tensor '{prefix}{key}' has shape {list(shapes[key])}, but "
-            f"it needs a multiple of {SCALES} layers with heads of {HEAD_DIM} values. {advice}"
+            f"{what}: the ID encoder's tensor '{prefix}{key}' has shape {list(shapes[key])}, "
+            f"{kind.NEEDS}. {advice}"
         ) from error
     # sizes to compare with come from torch's own layers: the host's may have no weight yet
-    wanted = IDFormer(sizes, device="meta").state_dict()
+    wanted = module(sizes, device="meta").state_dict()
     check_shapes(
         {prefix + k: v for k, v in shapes.items()},
         {prefix + k: v.shape for k, v in wanted.items()},
         what,
     )
     offload = comfy.model_management.unet_offload_device()
-    model = IDFormer(sizes, comfy.ops.manual_cast, device="meta", dtype=own["latents"].dtype)
+    dtype = own["mapping_0.0.weight"].dtype
+    model = module(sizes, comfy.ops.manual_cast, device="meta", dtype=dtype)
     patcher = comfy.model_patcher.CoreModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),
@@ -67,7 +75,7 @@ def load_id_encoder(
     # since a mapped file can be overwritten while it is in use
     model.load_state_dict(own if is_dynamic(patcher) else copied(own), assign=True)
     model.eval().requires_grad_(False)
-    return IDEncoder(file, patcher)
+    return IDEncoder(file, patcher, family)
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -126,4 +134,4 @@ def encode_zeros(encoder: IDEncoder, hidden: tuple[Tensor, ...]) -> Tensor:
 def nobody(encoder: IDEncoder) -> Identity:
     """Return an empty identity (no ID tokens), which changes nothing."""
     none = torch.zeros(1, 0, encoder.patcher.model.sizes.output)
-    return Identity(none, none)
+    return Identity(none, none, encoder.family)

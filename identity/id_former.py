@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 HEAD_DIM = 64
 SCALES = 5  # hidden states taken from the vision tower
+NEEDS = f"but it needs a multiple of {SCALES} layers with heads of {HEAD_DIM} values"
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,34 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+# Families of ID encoders, as files and messages name them. Equal shapes are not equal meaning.
+FLUX, SDXL_V1, SDXL_V1_1 = "flux", "sdxl-v1", "sdxl-v1.1"
+FAMILIES = {FLUX: "PuLID-FLUX", SDXL_V1: "PuLID-SDXL v1", SDXL_V1_1: "PuLID-SDXL v1.1"}
+
 
 @dataclass(frozen=True)
 class Identity:
     """ID tokens of one person, float32 on the CPU.
 
     ``uncond_id_tokens`` is what the same encoder makes of nothing (zeros pushed through it); the
-    authors use it on the unconditional rows under true CFG.
+    authors use it on the unconditional rows under true CFG. ``family`` is the encoder's.
     """
 
     id_tokens: Tensor  # [1, T, C]
     uncond_id_tokens: Tensor  # [1, T', C]
+    family: str = FLUX
 
     @property
     def is_nobody(self) -> bool:
         """True if it has no tokens: no photo had a face, and the model is to stay as it is."""
         return self.id_tokens.shape[1] == 0
+
+
+def check_family(identity: Identity, family: str, name: str) -> None:
+    """Raise ValueError if the PuLID model ``name`` of ``family`` cannot show this identity."""
+    if identity.family != family:
+        raise ValueError(
+            f"This identity was made by {FAMILIES[identity.family]}, but {name} is "
+            f"{FAMILIES[family]}: they mean different things by their ID tokens. Encode the photo "
+            "again with this PuLID model, or choose an identity that was made with one of its kind."
+        )

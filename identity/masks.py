@@ -77,13 +77,13 @@ def read_box(text: str) -> tuple[float, float, float, float]:
 def to_tokens(
     mask: Tensor,
     latent: tuple[int, int],
-    patch: int,
+    grid: tuple[int, int],
     area: tuple[int, int, int, int] | None = None,
 ) -> Tensor:
-    """mask [M, H, W] -> [M, N, 1]: its mean over each image token, N = ceil(h/p) * ceil(w/p).
+    """mask [M, H, W] -> [M, N, 1]: its mean over each image token of a grid, N = rows * columns.
 
-    ``latent`` is the image's (h, w), ``area`` the part (h, w, top, left) that the forward covers;
-    an odd size is padded to the patch as FLUX pads it. Shrinking averages, so soft masks stay soft.
+    ``latent`` is the image's (h, w), ``area`` the part (h, w, top, left) that the forward covers.
+    Shrinking averages, so soft masks stay soft.
     """
     size = mask.shape[-2:]
     grows = latent[0] > size[0] or latent[1] > size[1]
@@ -91,6 +91,10 @@ def to_tokens(
     if area is not None:
         height, width, top, left = area
         mask = mask[..., top : top + height, left : left + width]
-    pad = [-s % patch for s in mask.shape[-2:]]
-    mask = F.pad(mask, (0, pad[1], 0, pad[0]), mode="replicate")
-    return F.avg_pool2d(mask, patch).flatten(1)[..., None].clamp(0, 1)
+    # models pad what their tokens do not divide, or round up in each convolution that halves
+    patch = [-(-s // g) for s, g in zip(mask.shape[-2:], grid, strict=True)]
+    pad = [p * g - s for p, g, s in zip(patch, grid, mask.shape[-2:], strict=True)]
+    if all(space < p for space, p in zip(pad, patch, strict=True)):
+        mask = F.pad(mask, (0, pad[1], 0, pad[0]), mode="replicate")
+    mask = F.adaptive_avg_pool2d(mask, grid)
+    return mask.flatten(1)[..., None].clamp(0, 1)

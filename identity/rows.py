@@ -12,6 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Area = tuple[int, int, int, int]  # height, width, top, left, in the latent
+Kind = tuple[bool, Area | None]  # of a negative prompt; the area that it paints
+UNKNOWN_ROWS = (
+    "PuLID: another node has changed the batch inside the model's layers ({found} rows instead of "
+    "{total}), and it cannot be told which of them belong to the negative prompt, so the identity "
+    "might act on the wrong ones. Bypass the node that repeats or splits prompts inside the model."
+)
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,48 @@ class Prompts:
         transformer_options. The uuid tells more than cond_or_uncond, whose index is 0 for a
         negative prompt that is called alone.
         """
-        indices = options.get("cond_or_uncond") or [0]
-        uuids = options.get("uuids") or [None] * len(indices)
-        kinds = []
-        for index, uuid in zip(indices, uuids, strict=False):
-            known = self.negative.get(uuid)
-            kinds.append((index == 1 if known is None else known, self.areas.get(uuid)))
+        kinds = self.kinds(options)
         if not pictures or total % (pictures * len(kinds)):
             pictures = max(1, total // len(kinds))
-        chunks = kinds * max(1, total // (pictures * len(kinds)))
-        first = 0
-        for i, kind in enumerate(chunks):
-            if i + 1 == len(chunks) or chunks[i + 1] != kind:
-                yield Rows(slice(first * pictures, (i + 1) * pictures), pictures, *kind)
-                first = i + 1
+        yield from stretches(kinds * max(1, total // (pictures * len(kinds))), pictures)
+
+    def rows_in_layer(
+        self, found: int, total: int, pictures: int | None, options: Mapping[str, Any]
+    ) -> Iterator[Rows]:
+        """Yield the stretches of a layer that has ``found`` rows where its call has ``total``.
+
+        Packs that give parts of the picture prompts of their own inside one call ("attention
+        couple") repeat a positive prompt's rows in each layer, once for each part. Raises
+        RuntimeError where the rows cannot be told apart.
+        """
+        kinds = self.kinds(options)
+        pictures = pictures if pictures and not total % pictures else max(1, total // len(kinds))
+        sides = {unconditional: (unconditional, area) for unconditional, area in reversed(kinds)}
+        if couple := options.get("cond_or_uncond_couple"):
+            chunks = [sides.get(index == 1, (index == 1, None)) for index in couple]
+        else:
+            negative = sum(unconditional for unconditional, _ in kinds)
+            parts = (found // pictures - negative) // max(1, len(kinds) - negative)
+            chunks = [kind for kind in kinds for _ in range(1 if kind[0] else parts)]
+        if len(chunks) * pictures != found:
+            raise RuntimeError(UNKNOWN_ROWS.format(found=found, total=total))
+        yield from stretches(chunks, pictures)
+
+    def kinds(self, options: Mapping[str, Any]) -> list[Kind]:
+        """Return what each entry of the call's cond_or_uncond is."""
+        indices = options.get("cond_or_uncond") or [0]
+        uuids = options.get("uuids") or [None] * len(indices)
+        found = []
+        for index, uuid in zip(indices, uuids, strict=False):
+            known = self.negative.get(uuid)
+            found.append((index == 1 if known is None else known, self.areas.get(uuid)))
+        return found
+
+
+def stretches(chunks: Sequence[Kind], pictures: int) -> Iterator[Rows]:
+    """Yield chunks of ``pictures`` rows, those of one kind together."""
+    first = 0
+    for i, kind in enumerate(chunks):
+        if i + 1 == len(chunks) or chunks[i + 1] != kind:
+            yield Rows(slice(first * pictures, (i + 1) * pictures), pictures, *kind)
+            first = i + 1

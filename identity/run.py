@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -30,8 +30,9 @@ UNCONDITIONAL = ("zero identity", "same identity", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityUse:
-    """One use of an identity in a model."""
+    """One use of an identity in a model; each family adds ``prepare`` (see prepared.py)."""
 
+    pulid: Any  # the loaded PuLID file
     identity: Identity
     weight: float
     window: Window
@@ -39,6 +40,13 @@ class IdentityUse:
     unconditional: str = UNCONDITIONAL[0]
     # called after each run with (steps in which it acted, steps)
     report: Callable[[int, int], None] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if a setting is NaN or infinite: the API lets NaN through any range."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in {**own, **vars(self.window)}.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}, expected a number.")
 
     def tokens(self, negative: bool) -> Tensor | None:
         """ID tokens [1, T, C] for the rows of a positive or negative prompt, None for nothing."""
@@ -75,21 +83,32 @@ class SamplingRun:
         sigma = float(options["sigmas"].flatten()[0])  # the only read from it
         return [w * o.factor(sigma) for w, o in zip(weights, self.windows, strict=True)]
 
-    def mask(self, use: int, mask: Tensor, x: Tensor, rows: Rows, patch: int) -> Tensor:
+    def mask(self, use: int, mask: Tensor, x: Tensor, rows: Rows, grid: tuple[int, int]) -> Tensor:
         """Return use number ``use``'s mask for each image token of these rows [rows, N, 1].
 
-        ``x`` [B, C, H, W] is the call's latent. A forward that is not an area of the image (a tile
-        of another pack) gets the whole mask.
+        ``x`` [B, C, H, W] is the call's latent, ``grid`` its image tokens' rows and columns. A
+        forward that is not an area of the image (a tile of another pack) gets the whole mask.
         """
         size = tuple(x.shape[-2:])
         area = rows.area if self.latent and rows.area and rows.area[:2] == size else None
         first, last = rows.rows.start, rows.rows.stop
-        key = (use, size, area, first % rows.pictures, last - first, rows.pictures, x.device)
+        key = (use, size, grid, area, first % rows.pictures, last - first, rows.pictures, x.device)
         if key not in self.masks:
-            tokens = to_tokens(mask, self.latent if area else size, patch, area)
+            tokens = to_tokens(mask, self.latent if area else size, grid, area)
             pictures = torch.arange(first, last) % rows.pictures
             self.masks[key] = tokens[pictures % len(tokens)].to(x.device)
         return self.masks[key]
+
+    def mask_of(self, use: int, mask: Tensor, x: Tensor, rows: Rows) -> Tensor:
+        """Return use number ``use``'s mask over the call's latent, [pictures, h, w].
+
+        For models whose layers have grids of their own; [1, h, w] where pictures share one mask.
+        """
+        size = tuple(x.shape[-2:])
+        shared = len(mask) == 1
+        one = slice(0, 1 if shared else rows.pictures)
+        every = Rows(one, one.stop, rows.unconditional, rows.area)
+        return self.mask(use, mask, x, every, size).unflatten(1, size)[..., 0]
 
 
 def start_run(

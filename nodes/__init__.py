@@ -1,14 +1,15 @@
-"""What the user sees: sockets, folders, UI. The methods are in ``pulid_flux`` and ``encoders``."""
+"""What the user sees: sockets, folders, UI. The methods are in the other folders."""
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, encode, folders, identities, load
+from . import apply, encode, folders, identities, load, sdxl
 from .old_packs import prompts
 
 NODES: list[type[io.ComfyNode]] = [
     *load.NODES,
     *encode.NODES,
     *apply.NODES,
+    *sdxl.NODES,
     *identities.NODES,
 ]
 

@@ -10,92 +10,22 @@ from torch import Tensor
 
 from ..host_versions import newer
 from ..identity.identity import Identity
-from ..identity.masks import BOX, REGIONS, in_region, normalise_mask
+from ..identity.masks import REGIONS, in_region, normalise_mask
 from ..identity.run import UNCONDITIONAL
-from ..identity.window import CURVES, Window
+from ..identity.window import Window
 from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.uses import FluxUse
 from . import types
-from .encode import encode_faces, face_inputs, points_inputs
+from .encode import encode_own, face_inputs, points_inputs
 from .feedback import show_steps
+from .settings import mask_input, region_inputs, strength_inputs, timing_inputs
 
 
-def strength_inputs() -> list[io.Input]:
-    """Return weight and window, the settings that matter most."""
-    return [
-        io.Float.Input(
-            "weight",
-            default=1.0,
-            min=-1.0,
-            max=5.0,
-            step=0.05,
-            tooltip="Strength of the identity: 1 is what PuLID was trained for, 0 changes "
-            "nothing. Lower values leave the prompt more freedom.",
-        ),
-        io.Float.Input(
-            "start_at",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.001,
-            tooltip="When the identity starts, as a fraction of the sampling steps: 0.2 (step 4 "
-            "of 20) for photographs, 0 to 0.05 for drawings and other styles. Later = more "
-            "editable, less alike.",
-        ),
-        io.Float.Input(
-            "end_at",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.001,
-            tooltip="When the identity ends, as a fraction of the sampling steps.",
-        ),
-    ]
-
-
-def injection_inputs() -> list[io.Input]:
-    """Return the options of the injection."""
+def block_inputs() -> list[io.Input]:
+    """Return factors for the two kinds of FLUX's blocks."""
     more = {"optional": True, "advanced": True}
     return [
-        io.Mask.Input(
-            "attn_mask",
-            optional=True,
-            tooltip="Where in the image the identity acts: white = fully, black = not at all. "
-            "One mask per person when there are several.",
-        ),
-        io.Int.Input(
-            "start_step",
-            default=-1,
-            min=-1,
-            max=10000,
-            tooltip="The first step with identity, counted from 0; -1 = use start_at.",
-            **more,
-        ),
-        io.Int.Input(
-            "end_step",
-            default=-1,
-            min=-1,
-            max=10000,
-            tooltip="The step at which the identity ends (the first one without it); -1 = use "
-            "end_at.",
-            **more,
-        ),
-        io.Combo.Input(
-            "unconditional",
-            options=list(UNCONDITIONAL),
-            default=UNCONDITIONAL[0],
-            tooltip="What the negative prompt gets under true CFG (cfg above 1). The authors "
-            "use the zero identity.",
-            **more,
-        ),
-        io.Combo.Input(
-            "weight_curve",
-            options=list(CURVES),
-            default="constant",
-            tooltip="How the weight changes between start and end.",
-            **more,
-        ),
         io.Float.Input(
             "double_weight",
             default=1.0,
@@ -118,27 +48,6 @@ def injection_inputs() -> list[io.Input]:
     ]
 
 
-def region_inputs() -> list[io.Input]:
-    """Return where in the image the person is; last, since files store values in order."""
-    more = {"optional": True, "advanced": True}
-    return [
-        io.Combo.Input(
-            "region",
-            options=[*REGIONS, BOX],
-            default=next(iter(REGIONS)),
-            tooltip="Which part of the image the person is in, without painting a mask. With "
-            "attn_mask as well, only where both overlap.",
-            **more,
-        ),
-        io.String.Input(
-            "region_box",
-            default="25, 0, 50, 100",
-            tooltip="For region = box: left, top, width and height in percent of the image.",
-            **more,
-        ),
-    ]
-
-
 class PuLIDFluxApplyIdentity(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -154,8 +63,10 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
                 types.Identity.Input(
                     "identity", tooltip="From Encode, Load or Blend PuLID Identity."
                 ),
-                *strength_inputs(),
-                *injection_inputs(),
+                *strength_inputs(1.0, "1 is what PuLID was trained for"),
+                mask_input(),
+                *timing_inputs(),
+                *block_inputs(),
                 *region_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with the identity.")],
@@ -225,8 +136,10 @@ class PuLIDFluxApply(io.ComfyNode):
                     tooltip="A photo, or a batch of photos of the same person. A list "
                     "of photos gives one image for each.",
                 ),
-                *strength_inputs(),
-                *injection_inputs(),
+                *strength_inputs(1.0, "1 is what PuLID was trained for"),
+                mask_input(),
+                *timing_inputs(),
+                *block_inputs(),
                 *face_inputs(optional=True),
                 *region_inputs(),
                 *points_inputs(),
@@ -238,12 +151,8 @@ class PuLIDFluxApply(io.ComfyNode):
 
     @classmethod
     def execute(cls, pulid_model: PulidModel, **inputs: Any) -> io.NodeOutput:
-        # one node, not an expansion into two: of an expansion's list of models ComfyUI keeps one
-        asked = (*face_inputs(optional=True), *points_inputs())
-        names = {"eva_clip", "face_analysis", "image", *(i.id for i in asked)}
-        for_encode = {name: inputs.pop(name) for name in names & set(inputs)}
-        encoded, _, shown = encode_faces(cls, pulid_model, **for_encode)
-        model = apply_use(cls, pulid_model=pulid_model, identity=encoded.identity, **inputs)
+        encoded, shown, rest = encode_own(cls, pulid_model, inputs)
+        model = apply_use(cls, pulid_model=pulid_model, identity=encoded.identity, **rest)
         return io.NodeOutput(model, ui=shown)
 
 

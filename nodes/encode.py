@@ -13,6 +13,7 @@ from ..encoders.faces import FACE_ORDERS, ON_NO_FACE, FaceAnalysis, PhotoRecord,
 from ..host_versions import newer
 from ..identity.fusion import FUSIONS, FusionOptions
 from ..pulid_flux.checkpoint import PulidModel
+from ..pulid_sdxl.checkpoint import PulidSDXLModel
 from . import types
 from .encoding import Encoded, Encoders, Question, annotated, encode_photos, notes_on, plain
 from .feedback import show
@@ -48,7 +49,8 @@ def face_inputs(optional: bool) -> list[io.Input]:
             default=FUSIONS[0],
             tooltip="How several photos become one identity. joint: through the encoder "
             "together, as the authors do. mean: the average. concat: all tokens side by side, "
-            "slower to sample.",
+            "slower to sample. first-five, id_mix: the authors' ways for SDXL v1, where joint "
+            "means first-five; id_mix mixes people.",
             **some,
         ),
         io.Combo.Input(
@@ -128,7 +130,7 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
             "identity.",
             search_aliases=["pulid", "face", "identity", "PulidFluxFaceDetector"],
             inputs=[
-                types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
+                types.any_model("pulid_model"),
                 types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP."),
                 types.FaceAnalysis.Input("face_analysis", tooltip="From Load InsightFace."),
                 io.Image.Input(
@@ -161,7 +163,7 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
 
 def encode_faces(
     node: type[io.ComfyNode],
-    pulid_model: PulidModel,
+    pulid_model: PulidModel | PulidSDXLModel,
     eva_clip: EvaClip,
     face_analysis: FaceAnalysis,
     image: Tensor,
@@ -188,6 +190,20 @@ def encode_faces(
     )
     photos = read_photos(image)
     return encoded, photos, shown_faces(node, encoded, photos, face)
+
+
+def encode_own(
+    node: type[io.ComfyNode], pulid_model: PulidModel | PulidSDXLModel, inputs: dict[str, Any]
+) -> tuple[Encoded, dict[str, list], dict[str, Any]]:
+    """Encode a photo for a node that applies it too: the result, what to show, the other inputs.
+
+    One node, not an expansion into two: of an expansion's list of models ComfyUI keeps one.
+    """
+    asked = (*face_inputs(optional=True), *points_inputs())
+    names = {"eva_clip", "face_analysis", "image", *(i.id for i in asked)}
+    own = {name: value for name, value in inputs.items() if name in names}
+    encoded, _, shown = encode_faces(node, pulid_model, **own)
+    return encoded, shown, {name: inputs[name] for name in inputs.keys() - names}
 
 
 def shown_faces(

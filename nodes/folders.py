@@ -22,6 +22,7 @@ class Kind:
     wanted: str  # the file's usual name
     advice: str
     contains: str = ""  # in folders of other models, only names with this in them
+    unlikely: tuple[str, ...] = ()  # names with these in them are listed last
     # at Hugging Face, whose cache may hold the file already; and what is in its name there
     repositories: Mapping[str, str] = field(default_factory=dict)
 
@@ -32,7 +33,17 @@ PULID = Kind(
     "pulid_flux_v0.9.1.safetensors",
     "about 1.1 GB, from https://huggingface.co/guozinan/PuLID",
     contains="pulid_flux",
+    unlikely=("sdxl", "pulid_v1"),
     repositories={"guozinan/PuLID": "pulid_flux"},
+)
+PULID_SDXL = Kind(
+    "PuLID-SDXL model",
+    ("pulid",),
+    "pulid_v1.1.safetensors",
+    "984 MB, or pulid_v1.bin, 791 MB, both from https://huggingface.co/guozinan/PuLID",
+    contains="pulid_v1",
+    unlikely=("flux",),
+    repositories={"guozinan/PuLID": "pulid_v1"},
 )
 EVA_CLIP = Kind(
     "EVA-CLIP model",
@@ -169,7 +180,12 @@ def options(kind: Kind) -> list[str]:
     absent: another pack has other embeddings, and users should only get one by choosing it.
     """
     found = packs() if kind is FACE_PACK else files(kind)
-    names = sorted(found, key=lambda name: (Path(name).name != kind.wanted, name.lower()))
+
+    def order(name: str) -> tuple[bool, bool, str]:
+        low = Path(name).name.lower()
+        return low != kind.wanted.lower(), any(part in low for part in kind.unlikely), name.lower()
+
+    names = sorted(found, key=order)
     if kind is FACE_PACK and kind.wanted not in found:
         return [kind.wanted, *names]
     return names or [kind.wanted]

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..encoders.eva_clip import load_eva_clip
 from ..encoders.faces import PROVIDER_CHOICES, load_face_analysis
 from ..pulid_flux.checkpoint import load_pulid
+from ..pulid_sdxl.checkpoint import load_pulid_sdxl
 from . import folders, types
 from .feedback import Note, show
 
@@ -45,6 +46,39 @@ class PuLIDFluxLoadModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, model_name: str | None) -> Any:
         return folders.fingerprint(folders.PULID, model_name)
+
+
+class PuLIDSDXLLoadModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PuLIDSDXLLoadModel",
+            display_name="Load PuLID-SDXL Model",
+            category=types.SDXL_CATEGORY,
+            description="Load a PuLID file for SDXL, v1 or v1.1 (models/pulid).",
+            search_aliases=["pulid", "sdxl", "PulidModelLoader", "face id", "identity"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=folders.options(folders.PULID_SDXL),
+                    tooltip="The PuLID-SDXL file: v1.1 for ordinary SDXL models, v1 for "
+                    "SDXL-Lightning. The authors' files or converted ones (ip-adapter_pulid…).",
+                )
+            ],
+            outputs=[types.SDXLModel.Output(display_name="pulid_model")],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_pulid_sdxl(folders.find(folders.PULID_SDXL, model_name)))
+
+    @classmethod
+    def validate_inputs(cls, model_name: str | None) -> bool | str:
+        return folders.problem(folders.PULID_SDXL, model_name) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name: str | None) -> Any:
+        return folders.fingerprint(folders.PULID_SDXL, model_name)
 
 
 class PuLIDFluxLoadEVACLIP(io.ComfyNode):
@@ -165,4 +199,4 @@ class PuLIDFluxLoadInsightFace(io.ComfyNode):
         return [provider, *parts]
 
 
-NODES = [PuLIDFluxLoadModel, PuLIDFluxLoadEVACLIP, PuLIDFluxLoadInsightFace]
+NODES = [PuLIDFluxLoadModel, PuLIDSDXLLoadModel, PuLIDFluxLoadEVACLIP, PuLIDFluxLoadInsightFace]

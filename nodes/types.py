@@ -8,11 +8,20 @@ from typing import Any
 from comfy_api.latest import io
 
 Model = io.Custom("PULID_FLUX_MODEL")
+SDXLModel = io.Custom("PULID_SDXL_MODEL")
 EvaClip = io.Custom("PULID_EVA_CLIP")
 FaceAnalysis = io.Custom("PULID_FACE_ANALYSIS")
 Identity = io.Custom("PULID_IDENTITY")
 
 CATEGORY = "PuLID-Flux"
+SDXL_CATEGORY = "PuLID-SDXL"
+
+
+def any_model(name: str) -> io.Input:
+    """Return the input of a PuLID model of any family."""
+    return io.MultiType.Input(
+        name, [Model, SDXLModel], tooltip="From Load PuLID Model or Load PuLID-SDXL Model."
+    )
 
 
 def check_links(optional: dict[str, Any], **required: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from comfy.ldm.chroma.model import Chroma
 from comfy.ldm.flux.model import Flux
@@ -11,10 +9,12 @@ from comfy.model_base import Flux as Base
 from comfy.model_patcher import ModelPatcher
 
 from ..identity.id_encoder import is_dynamic
+from ..identity.identity import FLUX, check_family
+from ..identity.prepared import compute_dtype
 from .blocks import block_layers
 from .checkpoint import PulidModel
 from .folding import FluxModel
-from .hooks import KEY, IdentityHooks
+from .hooks import KEY, FluxHooks
 from .uses import FluxUse
 
 SUPPORTED = (
@@ -29,12 +29,12 @@ def apply_identity(model: ModelPatcher, use: FluxUse) -> ModelPatcher:
     ``model`` itself is not modified. An identity that can never act (an empty one, weight 0, a
     window that never opens, a mask of zeros) adds nothing at all.
 
-    Raises ValueError if the model is of another kind or width, the identity was made with another
-    PuLID model, or a setting is NaN or infinite.
+    Raises ValueError if the model is of another kind or width, or the identity was made with
+    another PuLID model.
     """
-    check_settings(use)
     pulid = use.pulid
     flux = describe(model, pulid)
+    check_family(use.identity, FLUX, pulid.name)
     tokens = use.identity.id_tokens
     if tokens.shape[-1] != pulid.token_width:
         raise ValueError(
@@ -46,21 +46,11 @@ def apply_identity(model: ModelPatcher, use: FluxUse) -> ModelPatcher:
     if not use.never_acts:
         earlier = hooks_of(model)
         uses = (*(earlier.uses if earlier else ()), use)
-        IdentityHooks(flux, uses).install(patched)
+        FluxHooks(flux, uses).install(patched)
     return patched
 
 
-def check_settings(use: FluxUse) -> None:
-    """Raise ValueError if a setting is NaN or infinite: the API lets NaN through any range."""
-    weights = ("weight", "double_weight", "single_weight")
-    settings = {name: getattr(use, name) for name in weights}
-    settings |= {"start_at": use.window.start_at, "end_at": use.window.end_at}
-    for name, value in settings.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}, expected a number.")
-
-
-def hooks_of(model: ModelPatcher) -> IdentityHooks | None:
+def hooks_of(model: ModelPatcher) -> FluxHooks | None:
     """Return what earlier Apply nodes have put on ``model``."""
     return model.get_attachment(KEY)
 
@@ -103,13 +93,13 @@ def describe(model: ModelPatcher, pulid: PulidModel) -> FluxModel:
             "not made for a model this deep."
         )
     return FluxModel(
-        width,
-        transformer.patch_size,
-        tuple(blocks),
-        compute_dtype(model),
-        model.load_device,
-        model.offload_device,
-        is_dynamic(model),
+        width=width,
+        patch_size=transformer.patch_size,
+        blocks=tuple(blocks),
+        dtype=compute_dtype(model, torch.bfloat16),
+        load_device=model.load_device,
+        offload_device=model.offload_device,
+        dynamic=is_dynamic(model),
     )
 
 
@@ -124,11 +114,3 @@ def foreign_kind(model: ModelPatcher) -> str | None:
     if kinds and kinds[0] not in FLUX_1:
         return {"LongCatImage": "LongCat-Image"}.get(kinds[0], kinds[0])
     return None
-
-
-def compute_dtype(model: ModelPatcher) -> torch.dtype:
-    """Return the dtype in which the model computes, whatever its weights are stored in."""
-    # asked of the patcher, since ModelComputeDtype changes it for this patcher alone
-    dtype = model.get_model_object("manual_cast_dtype") or model.model.get_dtype()
-    # loaders of other packs give their storage type here; their images are in 16 bit
-    return dtype if dtype in (torch.float32, torch.float16) else torch.bfloat16

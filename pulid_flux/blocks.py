@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from ..identity.run import SamplingRun
+from ..identity.hooks import Forward
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,11 @@ class Acting:
     single: Tensor | None
 
 
-@dataclass
-class Forward:
-    """What acts in one forward; it travels as a keyword argument, so torch.compile guards it.
+@dataclass(kw_only=True)
+class FluxForward(Forward):
+    """What acts in one forward of FLUX."""
 
-    (torch.compile as ComfyUI uses it guards nothing inside ``transformer_options``: what stands
-    there when the graph is made would act, or not act, for ever.)
-    """
-
-    run: SamplingRun
     image_tokens: int  # of the picture itself, without Kontext's references
-    rows: list[tuple[slice, list[Acting]]] = field(default_factory=list)
     text_tokens: int | None = None  # seen in a double block
 
 
@@ -47,7 +41,7 @@ LayerOnRows = tuple[slice, list[tuple[nn.Module, Tensor]]]
 class IdentityBlock:
     """A block of one forward that adds the identity to what it returns."""
 
-    forward: Forward
+    forward: FluxForward
     acting: list[LayerOnRows]  # this block's layer and gain, by rows
     single: bool
     before: Callable | None  # what another pack, or another wrapper, put here

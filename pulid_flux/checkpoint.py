@@ -14,7 +14,7 @@ from ..state_dicts import check_shapes, read_metadata, read_state_dict
 from .cross_attention import HEAD_DIM, CrossAttention
 
 if TYPE_CHECKING:
-    from .folding import Fold
+    from ..identity.prepared import Prepared
 
 PREFIX = "pulid_ca."
 RELEASED_LAYERS = 20  # of the authors' files: 10 for double, 10 for single blocks
@@ -47,8 +47,8 @@ class PulidModel:
     layers: tuple[CrossAttention, ...] = field(repr=False)  # error reports print a node's inputs
     # how many of the layers were trained for double blocks; None: as many as a model has
     double_layers: int | None = None
-    # the last ID tokens folded into the layers (see folding.py); they go with the file
-    folds: list[Fold] = field(default_factory=list, compare=False, repr=False)
+    # the last ID tokens folded into the layers (see prepared.py); they go with the file
+    folds: list[Prepared] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def width(self) -> int:

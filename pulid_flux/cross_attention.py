@@ -89,6 +89,11 @@ class FoldedLayer(nn.Module):
         state_dict = {"scores.weight": a, "scores.bias": b, "values.weight": values}
         self.load_state_dict(state_dict, assign=True)
 
+    def copied(self, device: torch.device) -> FoldedLayer:
+        """Return the same layer with weights of its own on ``device``."""
+        weights = (self.scores.weight, self.scores.bias, self.values.weight)
+        return FoldedLayer(*(t.detach().to(device, copy=True) for t in weights), self.heads)
+
     def forward(self, x: Tensor, gain: Tensor, img: Tensor, out: Tensor | None = None) -> Tensor:
         """Return img plus the identity, written to ``out`` where given (``img`` itself, even).
 

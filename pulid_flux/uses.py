@@ -1,13 +1,16 @@
-"""What is applied to a FLUX model: each use of an identity, and the folds that they share."""
+"""One use of an identity in a FLUX model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from ..identity.prepared import Prepared
 from ..identity.run import IdentityUse
 from .checkpoint import PulidModel
-from .folding import FluxModel, Fold, fold
+from .folding import FluxModel, fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,33 +26,6 @@ class FluxUse(IdentityUse):
         """True if it changes nothing in any run."""
         return super().never_acts or not (self.double_weight or self.single_weight)
 
-
-@dataclass(frozen=True)
-class FoldUse:
-    """A fold, and the numbers of the uses whose positive or negative prompt's rows get it."""
-
-    fold: Fold
-    positive: tuple[int, ...]
-    negative: tuple[int, ...]
-
-
-def fold_uses(flux: FluxModel, uses: Sequence[FluxUse]) -> tuple[FoldUse, ...]:
-    """Fold what these uses need; equal ID tokens of one PuLID file are folded once."""
-    found: dict[str, FoldUse] = {}
-    for pulid in {id(use.pulid): use.pulid for use in uses}.values():
-        wanted = [
-            (tokens, number, negative)
-            for negative in (False, True)
-            for number, use in enumerate(uses)
-            if use.pulid is pulid and (tokens := use.tokens(negative)) is not None
-        ]
-        folds = fold(pulid, [tokens for tokens, *_ in wanted], flux)
-        for one, (_, number, negative) in zip(folds, wanted, strict=True):
-            users = found.get(one.key, FoldUse(one, (), ()))
-            sides = (
-                (users.positive, (*users.negative, number))
-                if negative
-                else ((*users.positive, number), users.negative)
-            )
-            found[one.key] = FoldUse(one, *sides)
-    return tuple(found.values())
+    def prepare(self, token_sets: Sequence[Tensor], target: FluxModel) -> list[Prepared]:
+        """Return these token sets folded into the layers of its file."""
+        return fold(self.pulid, token_sets, target)

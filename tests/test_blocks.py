@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from pulid_pack.identity.run import SamplingRun
-from pulid_pack.pulid_flux.blocks import Forward, IdentityBlock, add_identity, block_layers
+from pulid_pack.pulid_flux.blocks import FluxForward, IdentityBlock, add_identity, block_layers
 from torch.nn.functional import layer_norm
 
 
@@ -60,7 +60,7 @@ def test_identity_is_added_to_those_tokens_of_those_rows(start, count, parts):
 
 
 def block(single: bool, text: int | None = None, acting: bool = True, before=None):
-    forward = Forward(SamplingRun(()), 4, text_tokens=text)
+    forward = FluxForward(run=SamplingRun(()), image_tokens=4, text_tokens=text)
     parts = [(slice(0, 1), [(layer, torch.tensor(1.0))])] if acting else []
     return IdentityBlock(forward, parts, single, before), forward
 

@@ -54,8 +54,8 @@ def apply(model, pulid, identity, weight=1.0, start_at=0.0, end_at=1.0, **more):
 def watch(model, layer: int = 0) -> list[tuple[str, tuple[int, ...]]]:
     """Record every call of an identity layer: (conditional or not, shape of its image tokens)."""
     calls = []
-    for used in hooks_of(model).folds:
-        layers, kind = used.fold.patcher.model, "uncond" if used.negative else "cond"
+    for used in hooks_of(model).shared:
+        layers, kind = used.prepared.patcher.model, "uncond" if used.negative else "cond"
         layers.layers[layer].register_forward_pre_hook(
             lambda _, args, kind=kind: calls.append((kind, tuple(args[0].shape)))
         )
@@ -361,7 +361,15 @@ def test_one_folded_identity_is_small():
     (folded,) = fold(
         pulid,
         [torch.randn(1, 32, 2048)],
-        FluxModel(3072, 2, blocks, torch.bfloat16, cpu, cpu, dynamic=False),
+        FluxModel(
+            width=3072,
+            patch_size=2,
+            blocks=blocks,
+            dtype=torch.bfloat16,
+            load_device=cpu,
+            offload_device=cpu,
+            dynamic=False,
+        ),
     )
     replaced = sum(p.nbytes for layer in pulid.layers for p in layer.parameters())
     assert folded.patcher.model_size() <= 0.155 * replaced
@@ -392,13 +400,13 @@ def test_in_pruned_models_blocks_take_the_layers_of_their_kind(doubles, singles,
     pulid = small_pulid(metadata=metadata)
     model = apply(small_flux(depth=doubles, depth_single=singles), pulid, person(1))
     own = [*range(-(-doubles // 2)), *(double_layers + i for i in range(-(-singles // 4)))]
-    (used, _) = hooks_of(model).folds
+    (used, _) = hooks_of(model).shared
     cpu = torch.device("cpu")
-    for layer, number in zip(used.fold.patcher.model.layers, own, strict=True):
+    for layer, number in zip(used.prepared.patcher.model.layers, own, strict=True):
         a, _, values = FoldingLayer(pulid.layers[number], cpu).fold(person(1).id_tokens)
         assert torch.equal(layer.scores.weight, a) and torch.equal(layer.values.weight, values)
     called = []
-    for number, layer in enumerate(used.fold.patcher.model.layers):
+    for number, layer in enumerate(used.prepared.patcher.model.layers):
         layer.register_forward_hook(lambda *_, number=number: called.append(number))
     sample(model, steps=1)
     assert called == list(range(len(own)))
@@ -541,7 +549,7 @@ def test_each_gpu_of_a_multi_gpu_run_uses_its_own_layers(pulid, tmp_path):
         used[name] = hooks.modules(patcher.model)
         own = [p.model for p in patcher.get_additional_models_with_key("pulid_flux")]
         assert all(any(module is o for o in own) for module in used[name].values())
-    assert used["first"].keys() == used["other"].keys() == {u.fold.key for u in hooks.folds}
+    assert used["first"].keys() == used["other"].keys() == {u.prepared.key for u in hooks.shared}
     for key, module in used["first"].items():
         assert module is not used["other"][key]
         for a, b in zip(module.parameters(), used["other"][key].parameters(), strict=True):
@@ -612,7 +620,7 @@ def prepared(model, cfg: float, **more) -> list:
 def test_at_cfg_1_only_the_positive_prompts_layers_are_needed(flux, pulid):
     model = apply(flux, pulid, person(1))
     both = [p.model.key for p in model.get_additional_models_with_key("pulid_flux")]
-    (positive,) = [u.fold.key for u in hooks_of(model).folds if u.positive]
+    (positive,) = [u.prepared.key for u in hooks_of(model).shared if u.positive]
     assert len(both) == 2
     assert [p.model.key for p in prepared(model, cfg=1.0)] == [positive]
     assert [p.model.key for p in prepared(model, cfg=3.0)] == both
@@ -678,7 +686,7 @@ def test_other_weights_windows_and_masks_fold_nothing(flux, monkeypatch):
 def test_folds_go_with_the_loaded_file(flux):
     pulid = small_pulid(seed=6)
     model = apply(flux, pulid, person(1))
-    alive = [weakref.ref(used.fold.patcher.model) for used in hooks_of(model).folds]
+    alive = [weakref.ref(used.prepared.patcher.model) for used in hooks_of(model).shared]
     del model, pulid
     gc.collect()
     assert [a() for a in alive] == [None, None]

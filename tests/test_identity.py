@@ -283,7 +283,7 @@ def test_a_region_is_its_share_of_each_pixel(region, box, columns, rows):
     expected = torch.tensor(rows)[:, None] * torch.tensor(columns).float()
     assert torch.equal(part[0], expected)
     # without a mask it has a size of its own, and is the same part of a latent's tokens
-    tokens = to_tokens(in_region(None, region, box), (4, 8), 2)
+    tokens = to_tokens(in_region(None, region, box), (4, 8), (2, 4))
     torch.testing.assert_close(tokens[0, :, 0], expected.flatten())
 
 

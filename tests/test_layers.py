@@ -41,7 +41,8 @@ KNOWS = {
     "encoders": set(),
     "identity": set(),
     "pulid_flux": {"identity"},
-    "nodes": {"encoders", "identity", "pulid_flux"},
+    "pulid_sdxl": {"identity"},
+    "nodes": {"encoders", "identity", "pulid_flux", "pulid_sdxl"},
 }
 
 

@@ -72,10 +72,14 @@ SIDES = st.integers(1, 40)
 PATCHES = st.integers(1, 4)
 
 
+def grid(patch: int, *sides: int) -> tuple[int, ...]:
+    return tuple(math.ceil(side / patch) for side in sides)
+
+
 @given(st.integers(1, 4), SIDES, SIDES, SIDES, SIDES, PATCHES, SEEDS)
 def test_a_mask_gives_each_token_a_share(count, h, w, lh, lw, patch, seed):
     mask = draw((count, h, w), seed).clamp(0, 1)
-    tokens = to_tokens(mask, (lh, lw), patch)
+    tokens = to_tokens(mask, (lh, lw), grid(patch, lh, lw))
     assert tokens.shape == (count, math.ceil(lh / patch) * math.ceil(lw / patch), 1)
     assert torch.isfinite(tokens).all() and tokens.min() >= 0 and tokens.max() <= 1
 
@@ -85,21 +89,21 @@ def test_an_area_gets_its_own_part_of_the_mask(lh, lw, patch, seed, data):
     height, width = data.draw(st.integers(1, lh)), data.draw(st.integers(1, lw))
     top, left = data.draw(st.integers(0, lh - height)), data.draw(st.integers(0, lw - width))
     mask = draw((2, lh, lw), seed).clamp(0, 1)
-    tokens = to_tokens(mask, (lh, lw), patch, (height, width, top, left))
+    tokens = to_tokens(mask, (lh, lw), grid(patch, height, width), (height, width, top, left))
     cut = mask[:, top : top + height, left : left + width]
-    assert torch.equal(tokens, to_tokens(cut, (height, width), patch))
+    assert torch.equal(tokens, to_tokens(cut, (height, width), grid(patch, height, width)))
 
 
 @given(SIDES, SIDES, SIDES, SIDES, PATCHES, st.floats(0, 1, width=32))
 def test_an_even_mask_stays_even(h, w, lh, lw, patch, value):
-    tokens = to_tokens(torch.full((1, h, w), value), (lh, lw), patch)
+    tokens = to_tokens(torch.full((1, h, w), value), (lh, lw), grid(patch, lh, lw))
     torch.testing.assert_close(tokens, torch.full_like(tokens, value), atol=1e-5, rtol=0)
 
 
 @given(SIDES, SIDES, PATCHES, SEEDS)
 def test_a_mask_and_its_opposite_add_up_to_one(lh, lw, patch, seed):
     mask = draw((1, 17, 23), seed).clamp(0, 1)
-    sides = [to_tokens(m, (lh, lw), patch) for m in (mask, 1 - mask)]
+    sides = [to_tokens(m, (lh, lw), grid(patch, lh, lw)) for m in (mask, 1 - mask)]
     torch.testing.assert_close(sum(sides), torch.ones_like(sides[0]), atol=1e-5, rtol=0)
 
 
@@ -218,7 +222,8 @@ def test_fusion_gives_one_set_of_tokens(shape, mode, train_steps, seed):
     tokens = draw(shape, seed)
     before, state = tokens.clone(), torch.random.get_rng_state()
     fused = fuse(tokens, FusionOptions(mode, train_steps=train_steps))
-    count = shape[0] * shape[1] if mode == "concat" else shape[1]
+    more = {"concat": shape[1], "id_mix": shape[1], "first-five": min(5, shape[1])}.get(mode, 0)
+    count = shape[1] + (shape[0] - 1) * more
     assert fused.shape == (1, count, shape[2])
     assert torch.isfinite(fused).all() and not fused.requires_grad
     assert torch.equal(tokens, before) and torch.equal(torch.random.get_rng_state(), state)

@@ -17,7 +17,7 @@ SIGMAS = [1.0, 0.75, 0.5, 0.25, 0.0]
 
 
 def use(weight=1.0, window=None, **more):
-    return IdentityUse(identity=ME, weight=weight, window=window or Window(), **more)
+    return IdentityUse(pulid=None, identity=ME, weight=weight, window=window or Window(), **more)
 
 
 def started(*uses):
@@ -40,7 +40,7 @@ def test_what_never_acts():
     assert use(weight=0.0).never_acts
     assert use(window=Window(0.5, 0.5)).never_acts
     assert use(mask=torch.zeros(1, 2, 2)).never_acts
-    assert IdentityUse(identity=NOBODY, weight=1.0, window=Window()).never_acts
+    assert IdentityUse(pulid=None, identity=NOBODY, weight=1.0, window=Window()).never_acts
 
 
 def test_a_run_begins_with_nothing_done():
@@ -73,29 +73,29 @@ def test_masks_follow_pictures_and_areas_and_are_made_once():
     run = SamplingRun((), latent=(8, 8))
     masks = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(1))
     x = torch.zeros(6, 16, 8, 8)
-    found = run.mask(0, masks, x, Rows(slice(3, 6), 3, False, None), 2)
-    whole = to_tokens(masks, (8, 8), 2)
+    found = run.mask(0, masks, x, Rows(slice(3, 6), 3, False, None), (4, 4))
+    whole = to_tokens(masks, (8, 8), (4, 4))
     assert torch.equal(found, whole[[0, 1, 0]])  # pictures 0, 1, 2 of two masks
-    assert run.mask(0, masks, x, Rows(slice(0, 3), 3, True, None), 2) is found
+    assert run.mask(0, masks, x, Rows(slice(0, 3), 3, True, None), (4, 4)) is found
     area = (4, 8, 2, 0)
-    part = run.mask(0, masks, x[:, :, :4], Rows(slice(1, 2), 3, False, area), 2)
-    assert torch.equal(part, to_tokens(masks, (8, 8), 2, area)[[1]])
-    tile = run.mask(0, masks, x[:, :, :4, :4], Rows(slice(1, 2), 3, False, area), 2)
-    assert torch.equal(tile, to_tokens(masks, (4, 4), 2)[[1]])  # no area: a tile gets it whole
-    other = run.mask(1, 1 - masks, x, Rows(slice(0, 3), 3, False, None), 2)
-    assert torch.equal(other, to_tokens(1 - masks, (8, 8), 2)[[0, 1, 0]])
+    part = run.mask(0, masks, x[:, :, :4], Rows(slice(1, 2), 3, False, area), (2, 4))
+    assert torch.equal(part, to_tokens(masks, (8, 8), (2, 4), area)[[1]])
+    tile = run.mask(0, masks, x[:, :, :4, :4], Rows(slice(1, 2), 3, False, area), (2, 2))
+    assert torch.equal(tile, to_tokens(masks, (4, 4), (2, 2))[[1]])  # no area: a tile gets it whole
+    other = run.mask(1, 1 - masks, x, Rows(slice(0, 3), 3, False, None), (4, 4))
+    assert torch.equal(other, to_tokens(1 - masks, (8, 8), (4, 4))[[0, 1, 0]])
 
 
 def test_a_mask_becomes_each_tokens_share():
     mask = torch.zeros(1, 4, 4)
     mask[0, :2, :3] = 1  # token 0 whole, token 1 half
-    assert to_tokens(mask, (4, 4), 2).flatten().tolist() == [1, 0.5, 0, 0]
-    assert to_tokens(mask, (2, 2), 1).flatten().tolist() == [1, 0.5, 0, 0]
-    assert to_tokens(mask, (4, 4), 2, (2, 4, 1, 0)).flatten().tolist() == [0.5, 0.25]
-    assert to_tokens(mask, (4, 4), 2, (2, 2, 0, 2)).flatten().tolist() == [0.5]
+    assert to_tokens(mask, (4, 4), (2, 2)).flatten().tolist() == [1, 0.5, 0, 0]
+    assert to_tokens(mask, (2, 2), (2, 2)).flatten().tolist() == [1, 0.5, 0, 0]
+    assert to_tokens(mask, (4, 4), (1, 2), (2, 4, 1, 0)).flatten().tolist() == [0.5, 0.25]
+    assert to_tokens(mask, (4, 4), (1, 1), (2, 2, 0, 2)).flatten().tolist() == [0.5]
     # 3 x 3 of it: the last row and column are repeated
-    assert to_tokens(mask, (4, 4), 2, (3, 3, 1, 1)).flatten().tolist() == [0.5, 0, 0, 0]
-    grown = to_tokens(mask, (8, 8), 2).view(4, 4)
+    assert to_tokens(mask, (4, 4), (2, 2), (3, 3, 1, 1)).flatten().tolist() == [0.5, 0, 0, 0]
+    grown = to_tokens(mask, (8, 8), (4, 4)).view(4, 4)
     assert grown[0].tolist() == pytest.approx([1, 1, 0.875, 0.125], abs=0.13)
     assert grown.shape == (4, 4) and grown[3].abs().sum() == 0
 
@@ -149,9 +149,9 @@ def test_a_guider_that_says_nothing_of_its_prompts_may_run_a_negative_one():
 def test_a_mask_is_averaged_where_it_shrinks_and_interpolated_where_a_side_grows():
     wide = torch.zeros(1, 2, 8)
     wide[0, :, 1] = 1
-    assert to_tokens(wide, (2, 2), 1).flatten().tolist() == [0.25, 0] * 2  # one side is equal
-    assert to_tokens(wide, (1, 8), 1).flatten().tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
-    assert to_tokens(wide, (1, 2), 1).flatten().tolist() == [0.25, 0]
-    assert to_tokens(wide, (4, 2), 1).flatten().tolist() == [0.5, 0] * 4
-    found = to_tokens(wide, (1, 16), 1).flatten().tolist()
+    assert to_tokens(wide, (2, 2), (2, 2)).flatten().tolist() == [0.25, 0] * 2  # one side is equal
+    assert to_tokens(wide, (1, 8), (1, 8)).flatten().tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
+    assert to_tokens(wide, (1, 2), (1, 2)).flatten().tolist() == [0.25, 0]
+    assert to_tokens(wide, (4, 2), (4, 2)).flatten().tolist() == [0.5, 0] * 4
+    found = to_tokens(wide, (1, 16), (1, 16)).flatten().tolist()
     assert found == [0, 0.25, 0.75, 0.75, 0.25] + [0] * 11

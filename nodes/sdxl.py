@@ -1,0 +1,182 @@
+"""The nodes that put an identity into an SDXL model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..host_versions import newer
+from ..identity.identity import Identity
+from ..identity.masks import REGIONS, in_region, normalise_mask
+from ..identity.run import UNCONDITIONAL
+from ..identity.window import Window
+from ..pulid_sdxl.apply import apply_identity
+from ..pulid_sdxl.checkpoint import PulidSDXLModel
+from ..pulid_sdxl.id_attention import PROJECTIONS
+from ..pulid_sdxl.uses import METHODS, SDXLUse
+from . import types
+from .encode import encode_own, face_inputs, points_inputs
+from .feedback import show_steps
+from .settings import mask_input, region_inputs, strength_inputs, timing_inputs
+
+CUSTOM = "custom"
+SUITS = "SDXL, Pony, Illustrious or another model of that UNet; it is not modified itself."
+
+
+def method_input() -> io.Input:
+    """Return how the identity is joined with what the prompt says."""
+    return io.Combo.Input(
+        "method",
+        options=[*METHODS, CUSTOM],
+        default=next(iter(METHODS)),
+        tooltip="fidelity: most alike (8 zero tokens, ortho_v2). style: leaves more to the prompt "
+        "and the style (16, ortho). neutral: added as it is (0, none). custom: num_zero and "
+        "projection decide.",
+    )
+
+
+def custom_inputs() -> list[io.Input]:
+    """Return what method = custom looks at."""
+    more = {"optional": True, "advanced": True}
+    return [
+        io.Int.Input(
+            "num_zero",
+            default=20,
+            min=0,
+            max=80,
+            tooltip="For method = custom: zero tokens beside the ID tokens. More = weaker and more "
+            "editable. The authors use 20 with v1.1.",
+            **more,
+        ),
+        io.Combo.Input(
+            "projection",
+            options=list(PROJECTIONS),
+            default=PROJECTIONS[0],
+            tooltip="For method = custom: whether what the prompt draws already is left out of the "
+            "identity. ortho: all of it. ortho_v2: less where the face is. none: nothing.",
+            **more,
+        ),
+    ]
+
+
+def apply_inputs(*people: io.Input) -> list[io.Input]:
+    """Return the inputs of both Apply nodes up to the weight's course; ``people`` says who."""
+    return [
+        io.Model.Input("model", tooltip=SUITS),
+        types.SDXLModel.Input("pulid_model", tooltip="From Load PuLID-SDXL Model."),
+        *people,
+        method_input(),
+        *strength_inputs(0.8, "0.8 is the authors' setting"),
+        mask_input(),
+        *custom_inputs(),
+        *timing_inputs(),
+    ]
+
+
+class PuLIDSDXLApplyIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PuLIDSDXLApplyIdentity",
+            display_name="Apply PuLID-SDXL Identity",
+            category=types.SDXL_CATEGORY,
+            description="Put an identity into an SDXL model. Chain several for several people.",
+            search_aliases=["pulid", "sdxl", "face", "identity"],
+            inputs=[
+                *apply_inputs(
+                    types.Identity.Input(
+                        "identity", tooltip="From Encode, Load or Blend PuLID Identity."
+                    )
+                ),
+                *region_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the identity.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, *links: Any, **settings: Any) -> io.NodeOutput:
+        return io.NodeOutput(apply_use(cls, *links, **settings))
+
+
+def apply_use(
+    node: type[io.ComfyNode],
+    model: ModelPatcher,
+    pulid_model: PulidSDXLModel,
+    identity: Identity,
+    method: str,
+    weight: float,
+    start_at: float,
+    end_at: float,
+    attn_mask: Tensor | None = None,
+    num_zero: int = 20,
+    projection: str = PROJECTIONS[0],
+    start_step: int = -1,
+    end_step: int = -1,
+    unconditional: str = UNCONDITIONAL[0],
+    weight_curve: str = "constant",
+    region: str = next(iter(REGIONS)),
+    region_box: str = "",
+) -> ModelPatcher:
+    """Apply an identity by a node's inputs; after a run the node shows in which steps it acted."""
+    links = {"model": model, "pulid_model": pulid_model, "identity": identity}
+    types.check_links({"attn_mask": attn_mask}, **links)
+    types.check_choice("method", method, (*METHODS, CUSTOM))
+    zeros, projected = METHODS.get(method, (num_zero, projection))
+    use = SDXLUse(
+        pulid=pulid_model,
+        identity=identity,
+        weight=weight,
+        window=Window(start_at, end_at, start_step, end_step, weight_curve),
+        mask=in_region(normalise_mask(attn_mask), region, region_box),
+        unconditional=unconditional,
+        report=show_steps(node),
+        num_zero=zeros,
+        projection=projected,
+    )
+    return apply_identity(model, use)
+
+
+class PuLIDSDXLApply(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PuLIDSDXLApply",
+            display_name="Apply PuLID-SDXL",
+            category=types.SDXL_CATEGORY,
+            description=(
+                "Put the person in a photo into an SDXL model: Encode PuLID Identity and Apply "
+                "PuLID-SDXL Identity in one node. A new weight or window does not encode the "
+                "photo again."
+            ),
+            search_aliases=["pulid", "sdxl", "ApplyPulid", "face swap", "face id", "identity"],
+            inputs=[
+                *apply_inputs(
+                    types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP."),
+                    types.FaceAnalysis.Input("face_analysis", tooltip="From Load InsightFace."),
+                    io.Image.Input(
+                        "image",
+                        tooltip="A photo, or a batch of photos of the same person. A list "
+                        "of photos gives one image for each.",
+                    ),
+                ),
+                *face_inputs(optional=True),
+                *region_inputs(),
+                *points_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the identity.")],
+            hidden=[io.Hidden.unique_id],
+            **newer(has_intermediate_output=True),  # show the faces of a cached run too
+        )
+
+    @classmethod
+    def execute(cls, pulid_model: PulidSDXLModel, **inputs: Any) -> io.NodeOutput:
+        encoded, shown, rest = encode_own(cls, pulid_model, inputs)
+        model = apply_use(cls, pulid_model=pulid_model, identity=encoded.identity, **rest)
+        return io.NodeOutput(model, ui=shown)
+
+
+NODES = [PuLIDSDXLApply, PuLIDSDXLApplyIdentity]

@@ -1,0 +1,112 @@
+"""Inputs that the Apply nodes of all model families share."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..identity.masks import BOX, REGIONS
+from ..identity.run import UNCONDITIONAL
+from ..identity.window import CURVES
+
+
+def strength_inputs(weight: float, meaning: str) -> list[io.Input]:
+    """Return weight and window, the settings that matter most; ``meaning`` is of the default."""
+    return [
+        io.Float.Input(
+            "weight",
+            default=weight,
+            min=-1.0,
+            max=5.0,
+            step=0.05,
+            tooltip=f"Strength of the identity: {meaning}, 0 changes nothing. Lower values leave "
+            "the prompt more freedom.",
+        ),
+        io.Float.Input(
+            "start_at",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="When the identity starts, as a fraction of the sampling steps: 0.2 (step 4 "
+            "of 20) for photographs, 0 to 0.05 for drawings and other styles. Later = more "
+            "editable, less alike.",
+        ),
+        io.Float.Input(
+            "end_at",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="When the identity ends, as a fraction of the sampling steps.",
+        ),
+    ]
+
+
+def mask_input() -> io.Input:
+    """Return where in the image the identity acts."""
+    return io.Mask.Input(
+        "attn_mask",
+        optional=True,
+        tooltip="Where in the image the identity acts: white = fully, black = not at all. "
+        "One mask per person when there are several.",
+    )
+
+
+def timing_inputs() -> list[io.Input]:
+    """Return the window in steps, what negative rows get, and the weight's course."""
+    more = {"optional": True, "advanced": True}
+    return [
+        io.Int.Input(
+            "start_step",
+            default=-1,
+            min=-1,
+            max=10000,
+            tooltip="The first step with identity, counted from 0; -1 = use start_at.",
+            **more,
+        ),
+        io.Int.Input(
+            "end_step",
+            default=-1,
+            min=-1,
+            max=10000,
+            tooltip="The step at which the identity ends (the first one without it); -1 = use "
+            "end_at.",
+            **more,
+        ),
+        io.Combo.Input(
+            "unconditional",
+            options=list(UNCONDITIONAL),
+            default=UNCONDITIONAL[0],
+            tooltip="What the negative prompt gets under true CFG (cfg above 1). The authors "
+            "use the zero identity.",
+            **more,
+        ),
+        io.Combo.Input(
+            "weight_curve",
+            options=list(CURVES),
+            default="constant",
+            tooltip="How the weight changes between start and end.",
+            **more,
+        ),
+    ]
+
+
+def region_inputs() -> list[io.Input]:
+    """Return where in the image the person is; last, since files store values in order."""
+    more = {"optional": True, "advanced": True}
+    return [
+        io.Combo.Input(
+            "region",
+            options=[*REGIONS, BOX],
+            default=next(iter(REGIONS)),
+            tooltip="Which part of the image the person is in, without painting a mask. With "
+            "attn_mask as well, only where both overlap.",
+            **more,
+        ),
+        io.String.Input(
+            "region_box",
+            default="25, 0, 50, 100",
+            tooltip="For region = box: left, top, width and height in percent of the image.",
+            **more,
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""PuLID for SDXL: the seam into ComfyUI's UNet."""

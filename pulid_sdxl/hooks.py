@@ -1,0 +1,156 @@
+"""Where identity enters SDXL.
+
+ComfyUI lets the attention of a cross-attention layer (attn2) be replaced through
+``transformer_options["patches_replace"]["attn2"]``: such a function gets q, k and v and returns
+what goes into the layer's ``to_out``. Here each of the 70 runs whatever was there before and then
+adds the identity. When, and on which rows of the batch, is the same for all model families:
+identity/hooks.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor, nn
+
+from ..identity.hooks import Forward, IdentityHooks
+from ..identity.masks import to_tokens
+from ..identity.rows import Rows
+from ..identity.run import SamplingRun
+from .id_attention import identity_term
+from .uses import SDXLModel, SDXLUse
+
+KEY = "pulid_sdxl"
+NOT_INSERTED = (
+    "PuLID-SDXL: the identity's window was open for {forwards} model calls, but no cross-attention "
+    "layer of SDXL asked for it, so the picture would not show the person. Another node has "
+    "replaced the UNet's forward or skipped it in those steps (an accelerator or cache, or a pack "
+    "that copies the forward). Remove or bypass that node, or start its cache after the identity's "
+    "window."
+)
+
+
+@dataclass(frozen=True)
+class Acting:
+    """One use of an identity that acts on some rows of a forward.
+
+    ``weight`` is a tensor [] on the forward's device: as a number it would make torch.compile start
+    anew for each. ``number`` is the use's. ``mask`` [1 or pictures, h, w] covers the
+    call's latent.
+    """
+
+    layers: nn.ModuleList
+    use: SDXLUse
+    number: int
+    weight: Tensor
+    mask: Tensor | None
+
+
+@dataclass(kw_only=True)
+class SDXLForward(Forward):
+    """What acts in one forward of SDXL: ``rows`` has pairs of Rows and what acts on them."""
+
+    total: int  # rows of the batch
+    latent: tuple[int, int]  # height and width of the call's latent
+
+    def rows_in_layer(self, found: int, extra: dict) -> list[tuple[Rows, list[Acting]]]:
+        """Return what acts on which of a layer's ``found`` rows."""
+        if found == self.total:
+            return self.rows
+        kinds = {(rows.unconditional, rows.area): acting for rows, acting in self.rows}
+        own = self.run.prompts.rows_in_layer(found, self.total, self.run.pictures, extra)
+        pairs = ((rows, kinds.get((rows.unconditional, rows.area))) for rows in own)
+        return [pair for pair in pairs if pair[1]]
+
+
+@dataclass(frozen=True)
+class IdentityAttention:
+    """The attention of one layer in one forward, with the identity added to what it returns."""
+
+    forward: SDXLForward
+    number: int  # of the layer
+    before: Callable | None  # what another pack, or another wrapper, put here
+    masks: dict[tuple, Tensor]  # already averaged over a layer's tokens in this forward
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
+        """q [B, N, C], k, v [B, L, C] -> [B, N, C], before the layer's ``to_out``."""
+        if self.before is not None:
+            out = self.before(q, k, v, extra)
+        else:
+            precision = extra.get("attn_precision")
+            heads, options = extra["n_heads"], {"transformer_options": extra}
+            out = optimized_attention(q, k, v, heads, attn_precision=precision, **options)
+        self.forward.run.inserted = True
+        parts, done = [], 0
+        for rows, acting in self.forward.rows_in_layer(len(q), extra):
+            own = rows.rows
+            added = self.add(q[own], out[own], rows, acting, extra)
+            parts += [out[done : own.start], added] if own.start > done else [added]
+            done = own.stop
+        if done < len(q):
+            parts.append(out[done:])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def add(self, q: Tensor, out: Tensor, rows: Rows, acting: list[Acting], extra: dict) -> Tensor:
+        """Return ``out`` [rows, N, C] plus all identities, each made from ``out`` itself."""
+        total = out
+        for one in acting:
+            layer, use = one.layers[self.number], one.use
+            term = identity_term(layer, q, out, extra["n_heads"], use.num_zero, use.projection)
+            gain = one.weight
+            if one.mask is not None:
+                gain = gain * self.mask(one, rows, tuple(extra["activations_shape"][-2:]))
+            total = torch.addcmul(total, term, gain)
+        return total.to(out.dtype)
+
+    def mask(self, one: Acting, rows: Rows, grid: tuple[int, int]) -> Tensor:
+        """Return a mask for these rows' tokens [rows, N, 1]; ``grid`` is the layer's own."""
+        key = (one.number, rows.area, grid)
+        if key not in self.masks:
+            self.masks[key] = to_tokens(one.mask, self.forward.latent, grid)
+        tokens = self.masks[key]
+        if len(tokens) == 1:
+            return tokens
+        first, last = rows.rows.start, rows.rows.stop
+        return tokens[torch.arange(first, last, device=tokens.device) % rows.pictures]
+
+
+class SDXLHooks(IdentityHooks):
+    """All identities applied to one SDXL model."""
+
+    key = KEY
+    not_inserted = NOT_INSERTED
+    target: SDXLModel
+    uses: tuple[SDXLUse, ...]
+
+    def start_forward(self, run: SamplingRun, x: Tensor, options: dict, base: Any) -> SDXLForward:
+        """Return what acts in the forward of the noisy latent ``x`` [B, 4, H, W]."""
+        forward = SDXLForward(run=run, total=x.shape[0], latent=tuple(x.shape[-2:]))
+        weights = run.weights(self.uses, options)
+        if not any(weights):
+            return forward
+        modules = self.modules(base)
+        for rows in run.prompts.rows(x.shape[0], run.pictures, options):
+            acting = []
+            for one in self.shared:
+                for i in one.negative if rows.unconditional else one.positive:
+                    if weights[i]:
+                        use = self.uses[i]
+                        weight = torch.full((), weights[i], device=x.device)
+                        mask = None if use.mask is None else run.mask_of(i, use.mask, x, rows)
+                        acting.append(Acting(modules[one.prepared.key], use, i, weight, mask))
+            if acting:
+                forward.rows.append((rows, acting))
+        return forward
+
+    def put_in_place(self, forward: SDXLForward, replace: dict[str, dict]) -> dict[str, dict]:
+        """Chain this forward's identity onto the cross-attention layers."""
+        attn2, masks = dict(replace.get("attn2", {})), {}
+        found = {key: attn2.get(key, attn2.get(key[:2])) for key in self.target.layers}
+        for number, (key, before) in enumerate(found.items()):
+            attn2[key] = IdentityAttention(forward, number, before, masks)
+        return {**replace, "attn2": attn2}
