@@ -21,35 +21,39 @@ from .encode import encode_faces, face_inputs, points_inputs
 from .feedback import show_steps
 
 
+def weight_input(name: str, tooltip: str, **more: Any) -> io.Input:
+    """Return an input for a weight, or a factor of one; 1 is what PuLID was trained for."""
+    bounds = {"default": 1.0, "min": -1.0, "max": 5.0, "step": 0.05}
+    return io.Float.Input(name, tooltip=tooltip, **bounds, **more)
+
+
+def fraction_input(name: str, default: float, tooltip: str) -> io.Input:
+    """Return an input for a place in the run, as a fraction of its steps."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
+
+
+def step_input(name: str, tooltip: str, **more: Any) -> io.Input:
+    """Return an input for a place in the run, as the number of a step; -1 is none."""
+    return io.Int.Input(name, default=-1, min=-1, max=10000, tooltip=tooltip, **more)
+
+
 def strength_inputs() -> list[io.Input]:
     """Return weight and window, the settings that matter most."""
     return [
-        io.Float.Input(
+        weight_input(
             "weight",
-            default=1.0,
-            min=-1.0,
-            max=5.0,
-            step=0.05,
-            tooltip="Strength of the identity: 1 is what PuLID was trained for, 0 changes "
+            "Strength of the identity: 1 is what PuLID was trained for, 0 changes "
             "nothing. Lower values leave the prompt more freedom.",
         ),
-        io.Float.Input(
+        fraction_input(
             "start_at",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.001,
-            tooltip="When the identity starts, as a fraction of the sampling steps: 0.2 (step 4 "
+            0.0,
+            "When the identity starts, as a fraction of the sampling steps: 0.2 (step 4 "
             "of 20) for photographs, 0 to 0.05 for drawings and other styles. Later = more "
             "editable, less alike.",
         ),
-        io.Float.Input(
-            "end_at",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.001,
-            tooltip="When the identity ends, as a fraction of the sampling steps.",
+        fraction_input(
+            "end_at", 1.0, "When the identity ends, as a fraction of the sampling steps."
         ),
     ]
 
@@ -64,21 +68,14 @@ def injection_inputs() -> list[io.Input]:
             tooltip="Where in the image the identity acts: white = fully, black = not at all. "
             "One mask per person when there are several.",
         ),
-        io.Int.Input(
+        step_input(
             "start_step",
-            default=-1,
-            min=-1,
-            max=10000,
-            tooltip="The first step with identity, counted from 0; -1 = use start_at.",
+            "The first step with identity, counted from 0; -1 = use start_at.",
             **more,
         ),
-        io.Int.Input(
+        step_input(
             "end_step",
-            default=-1,
-            min=-1,
-            max=10000,
-            tooltip="The step at which the identity ends (the first one without it); -1 = use "
-            "end_at.",
+            "The step at which the identity ends (the first one without it); -1 = use end_at.",
             **more,
         ),
         io.Combo.Input(
@@ -96,23 +93,15 @@ def injection_inputs() -> list[io.Input]:
             tooltip="How the weight changes between start and end.",
             **more,
         ),
-        io.Float.Input(
+        weight_input(
             "double_weight",
-            default=1.0,
-            min=-1.0,
-            max=5.0,
-            step=0.05,
-            tooltip="An additional factor for the double blocks, where image and text are "
-            "separate streams.",
+            "An additional factor for the double blocks, where image and text are separate "
+            "streams.",
             **more,
         ),
-        io.Float.Input(
+        weight_input(
             "single_weight",
-            default=1.0,
-            min=-1.0,
-            max=5.0,
-            step=0.05,
-            tooltip="An additional factor for the single blocks, which draw the details.",
+            "An additional factor for the single blocks, which draw the details.",
             **more,
         ),
     ]
