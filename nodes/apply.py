@@ -19,30 +19,22 @@ from ..pulid_flux.uses import FluxUse
 from . import types
 from .encode import encode_own, face_inputs, points_inputs
 from .feedback import show_steps
-from .settings import mask_input, region_inputs, strength_inputs, timing_inputs
+from .settings import mask_input, region_inputs, strength_inputs, timing_inputs, weight_input
 
 
 def block_inputs() -> list[io.Input]:
     """Return factors for the two kinds of FLUX's blocks."""
     more = {"optional": True, "advanced": True}
     return [
-        io.Float.Input(
+        weight_input(
             "double_weight",
-            default=1.0,
-            min=-1.0,
-            max=5.0,
-            step=0.05,
-            tooltip="An additional factor for the double blocks, where image and text are "
-            "separate streams.",
+            "An additional factor for the double blocks, where image and text are separate "
+            "streams.",
             **more,
         ),
-        io.Float.Input(
+        weight_input(
             "single_weight",
-            default=1.0,
-            min=-1.0,
-            max=5.0,
-            step=0.05,
-            tooltip="An additional factor for the single blocks, which draw the details.",
+            "An additional factor for the single blocks, which draw the details.",
             **more,
         ),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..identity.masks import BOX, REGIONS
@@ -9,35 +11,40 @@ from ..identity.run import UNCONDITIONAL
 from ..identity.window import CURVES
 
 
+def weight_input(name: str, tooltip: str, default: float = 1.0, **more: Any) -> io.Input:
+    """Return an input for a weight, or a factor of one."""
+    bounds = {"default": default, "min": -1.0, "max": 5.0, "step": 0.05}
+    return io.Float.Input(name, tooltip=tooltip, **bounds, **more)
+
+
+def fraction_input(name: str, default: float, tooltip: str) -> io.Input:
+    """Return an input for a place in the run, as a fraction of its steps."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
+
+
+def step_input(name: str, tooltip: str, **more: Any) -> io.Input:
+    """Return an input for a place in the run, as the number of a step; -1 is none."""
+    return io.Int.Input(name, default=-1, min=-1, max=10000, tooltip=tooltip, **more)
+
+
 def strength_inputs(weight: float, meaning: str) -> list[io.Input]:
     """Return weight and window, the settings that matter most; ``meaning`` is of the default."""
     return [
-        io.Float.Input(
+        weight_input(
             "weight",
-            default=weight,
-            min=-1.0,
-            max=5.0,
-            step=0.05,
-            tooltip=f"Strength of the identity: {meaning}, 0 changes nothing. Lower values leave "
-            "the prompt more freedom.",
+            f"Strength of the identity: {meaning}, 0 changes nothing. Lower values leave the "
+            "prompt more freedom.",
+            weight,
         ),
-        io.Float.Input(
+        fraction_input(
             "start_at",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.001,
-            tooltip="When the identity starts, as a fraction of the sampling steps: 0.2 (step 4 "
+            0.0,
+            "When the identity starts, as a fraction of the sampling steps: 0.2 (step 4 "
             "of 20) for photographs, 0 to 0.05 for drawings and other styles. Later = more "
             "editable, less alike.",
         ),
-        io.Float.Input(
-            "end_at",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.001,
-            tooltip="When the identity ends, as a fraction of the sampling steps.",
+        fraction_input(
+            "end_at", 1.0, "When the identity ends, as a fraction of the sampling steps."
         ),
     ]
 
@@ -56,21 +63,14 @@ def timing_inputs() -> list[io.Input]:
     """Return the window in steps, what negative rows get, and the weight's course."""
     more = {"optional": True, "advanced": True}
     return [
-        io.Int.Input(
+        step_input(
             "start_step",
-            default=-1,
-            min=-1,
-            max=10000,
-            tooltip="The first step with identity, counted from 0; -1 = use start_at.",
+            "The first step with identity, counted from 0; -1 = use start_at.",
             **more,
         ),
-        io.Int.Input(
+        step_input(
             "end_step",
-            default=-1,
-            min=-1,
-            max=10000,
-            tooltip="The step at which the identity ends (the first one without it); -1 = use "
-            "end_at.",
+            "The step at which the identity ends (the first one without it); -1 = use end_at.",
             **more,
         ),
         io.Combo.Input(

@@ -24,23 +24,38 @@ import hosting
 # What meets the host: its models, samplers, patches, folders, queue and server. The face path and
 # the demo see little of it, and the browser comes with the frontend package.
 LIBRARY = (
-    "golden",
-    "hooks",
-    "foreign_loops",
-    "models",
-    "cross_attention",
-    "checkpoint",
-    "nvidia",
-    "identity",
-    "identity_files",
-    "folders",
-    "old_packs",
+    "pulid_flux/test_golden",
+    "pulid_flux/test_hooks",
+    "pulid_flux/test_foreign_loops",
+    "pulid_flux/test_apply",
+    "pulid_flux/test_cross_attention",
+    "pulid_flux/test_checkpoint",
+    "house/test_nvidia",
+    "identity/test_fusion",
+    "identity/test_files",
+    "identity/test_masks",
+    "nodes/test_identities",
+    "nodes/test_folders",
+    "nodes/old_packs/test_upgrade",
 )
 # Of these, what a Python could do otherwise; how FLUX calls our blocks depends on the host alone.
-OF_PYTHON = ("golden", "cross_attention", "checkpoint", "identity", "identity_files", "old_packs")
-SERVER = ("server", "server_queue", "server_lists", "server_clients", "old_packs")
+OF_PYTHON = (
+    "pulid_flux/test_golden",
+    "pulid_flux/test_cross_attention",
+    "pulid_flux/test_checkpoint",
+    "identity",
+    "nodes/test_identities",
+    "nodes/old_packs/test_upgrade",
+)
+SERVER = (
+    "server/test_server",
+    "server/test_queue",
+    "server/test_lists",
+    "server/test_clients",
+    "nodes/old_packs/test_upgrade",
+)
 # What meets the packages besides: photos, face models, files, and the pack as a whole.
-PACKAGES = ("faces", "features", "faults", "properties", "security", "eva_clip")
+PACKAGES = ("encoders", "house/test_faults", "house/test_security")
 QUICK = ("-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-k", "not demo")
 PYTHONS = [f"{major}.{minor}" for major, minor in hosting.PYTHONS]
 VERSIONS = (
@@ -157,7 +172,7 @@ def find_python(version: str) -> Path | None:
 
 def run(names: tuple[str, ...], marks: str, path: Path, python: Path) -> tuple[str, bool]:
     """Return what pytest counted, such as "180 passed, 2 skipped", and whether all is well."""
-    files = [f"tests/test_{name}.py" for name in names]
+    files = [f"tests/{name}" + ".py" * ("/test_" in name) for name in names]
     command = [str(python), "-m", "pytest", *files, *QUICK, *hosting.WORKERS, "-m", marks]
     hosts = {"COMFYUI_PATH": str(path), "COMFYUI_PYTHON": str(python)}
     done = subprocess.run(

@@ -11,73 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mutant_tests import FILES
+
 REASONS = Path(__file__).with_name("mutants.json")
-# source file -> its fast tests: files below tests/, and pytest's -k
-FILES: dict[str, tuple[str, str]] = {
-    "identity/files.py": (
-        "test_identity.py test_identity_files.py",
-        "(file or save or name or blend or leftovers) and not nvidia",
-    ),
-    "identity/fusion.py": (
-        "test_identity.py",
-        "(fusion or ranks or mode or prior or side) and not nvidia",
-    ),
-    "identity/id_encoder.py": (
-        "test_checkpoint.py test_golden.py",
-        "(nothing or sizes or tensor or named or width or id_encoder) and not nvidia",
-    ),
-    "identity/id_former.py": (
-        "test_checkpoint.py test_golden.py",
-        "(nothing or sizes or tensor or id_encoder) and not nvidia",
-    ),
-    "identity/identity.py": ("test_run.py test_identity.py", "(never or refuses) and not nvidia"),
-    "identity/masks.py": (
-        "test_run.py test_identity.py test_properties.py",
-        "(region or box or mask or area) and not nvidia",
-    ),
-    "identity/recent.py": ("test_recent.py", "oldest or megabyte or keeps_no"),
-    "identity/rows.py": ("test_run.py test_properties.py", "prompts or row or of_another_size"),
-    "identity/run.py": ("test_run.py", ""),
-    "identity/window.py": ("test_window.py test_properties.py", "window or steps or fraction"),
-    "pulid_flux/apply.py": (
-        "test_models.py test_checkpoint.py",
-        "(refused or other or flux) and not nvidia",
-    ),
-    "pulid_flux/blocks.py": ("test_blocks.py", ""),
-    "pulid_flux/checkpoint.py": ("test_checkpoint.py", "not nvidia"),
-    "pulid_flux/cross_attention.py": (
-        "test_cross_attention.py",
-        "authors or gain or place or flow",
-    ),
-    "pulid_flux/folding.py": ("test_hooks.py", "fold or each_gpu or another_gpu or device"),
-    "pulid_flux/hooks.py": (
-        "test_hooks.py",
-        "sum_of_weights or true_cfg or share_the_effect or has_its_mask or replaced_forward "
-        "or caches or only_the_positive or interrupt or deepclone or otherwise or tiles",
-    ),
-    "pulid_flux/uses.py": ("test_hooks.py", "sum_of_weights or true_cfg or only_the_positive"),
-    "encoders/align.py": ("test_faces.py", "authors or coincide"),
-    "encoders/detection.py": (
-        "test_faces.py test_features.py",
-        "overlap_of or each_order or portrait or share or retry or without_a_face or points",
-    ),
-    "encoders/eva_clip.py": ("test_eva_clip.py", "not authors and not every_size and not nvidia"),
-    "encoders/faces.py": (
-        "test_features.py",
-        "shapes or shown or colours or order or beyond or skip or plain or cosine or index",
-    ),
-    "encoders/landmarks.py": ("test_faces.py", "matched or own_points or torch_files"),
-    "encoders/packages.py": ("test_packages.py", ""),
-    "encoders/parsing.py": ("test_faces.py", "labels or torch_files"),
-    "encoders/photo.py": ("test_features.py", "sixteen or edges or bands or alpha or annotated"),
-    "encoders/pixels.py": ("test_pixels.py", ""),
-    "encoders/providers.py": ("test_faces.py", "auto or provider or comfyuis or libraries"),
-    "encoders/sessions.py": (
-        "test_faces.py",
-        "(arguments or pack or onnx or published or live) and not package",
-    ),
-    "encoders/weights.py": ("test_faces.py", "torch_files or labels"),
-}
 # Same result in almost every program: `is` for `==` on small values, `==` for `is` on None. The
 # variable operators need arguments and random numbers.
 LEFT_OUT = ("_Is", "_IsNot", "Is_Eq", "IsNot_NotEq", "VariableReplacer", "VariableInserter")

@@ -7,7 +7,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_file(name: str, path: Path, folder: Path | None = None):
@@ -40,7 +40,10 @@ load_file("pulid_pack", ROOT / "__init__.py", ROOT)
 load_file("bench", ROOT / "bench" / "__init__.py", ROOT / "bench")
 
 import pytest  # noqa: E402
+from golden.fixtures import golden_encoder, golden_tower  # noqa: E402, F401
+from standins.people import analysis, face_files  # noqa: E402, F401
 from standins.server import basic, models, portrait, server  # noqa: E402, F401  fixtures
+from standins.workshop import workshop  # noqa: E402, F401
 from switches import nvidia_switches  # noqa: E402
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from places import ROOT, TESTS
 from pulid_pack.nodes.old_packs.schemas import CLASSES, NewNode
 from pulid_pack.nodes.old_packs.table import OLD
 
-SAMPLES = Path(__file__).parent / "legacy"
+SAMPLES = TESTS / "legacy"
 # A folder "shared" beside the project, or further up, may hold other people's files.
-BESIDE = [folder / "shared" for folder in Path(__file__).resolve().parents[2:]]
+BESIDE = [folder / "shared" for folder in ROOT.parents]
 SHARED = next((folder for folder in BESIDE if folder.is_dir()), BESIDE[0])
 REAL, CASES = SHARED / "legacy-workflows", SHARED / "cases"
 NOTES = ("Note", "MarkdownNote")

@@ -3,7 +3,7 @@
 ``comfy.memory_management.aimdo_enabled`` and ModelPatcherDynamic with real tensors: files are
 mapped, layers have no weight before their state dict comes, models are held dynamically. Only
 comfy_aimdo's library, which wants a card, is stood in for. What a CPU cannot show (weights that
-lie elsewhere, casts, devices) is in test_nvidia.py.
+lie elsewhere, casts, devices) is in house/test_nvidia.py.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from places import ROOT
 from safetensors.torch import save_file
 
 from standins import eva, faces
@@ -18,7 +19,6 @@ from standins.flux import write_flux
 from standins.pulid import write_pulid
 from standins.vae import write_vae
 
-ROOT = Path(__file__).resolve().parents[2]
 HOST_DIR = ROOT / ".host"
 WRITERS = ("eva", "faces", "flux", "models", "pulid", "vae")
 FLUX = "diffusion_models/flux1-dev.safetensors"

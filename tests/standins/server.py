@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from places import ROOT, WORKFLOWS
 
-from standins.models import ROOT, prepare_models
+from standins.models import prepare_models
 
 sys.path.append(str(ROOT / "scripts"))
 
-WORKFLOWS = ROOT / "workflows"
 TEXT_ENCODER_PACK = Path(__file__).parent / "text_encoder_pack"
 CENSUS_PACK = Path(__file__).parent / "census_pack"
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
@@ -38,7 +41,6 @@ def server(host, models):
 def portrait(server, tmp_path_factory) -> str:
     """Return the name of an uploaded photo with one face, for LoadImage."""
     import skimage.data
-    from PIL import Image
 
     path = tmp_path_factory.mktemp("photos") / "astronaut.png"
     Image.fromarray(skimage.data.astronaut()).save(path)
@@ -64,6 +66,53 @@ def node_of(prompt: dict[str, dict], kind: str) -> str:
 def set_inputs(prompt: dict[str, dict], kind: str, **inputs: object) -> None:
     """Set inputs of the only node of class ``kind``."""
     prompt[node_of(prompt, kind)]["inputs"] |= inputs
+
+
+def split(prompt: dict, name: str) -> dict:
+    """Return the prompt with Encode, Save and Apply Identity in place of Apply."""
+    split = json.loads(json.dumps(prompt))
+    apply = split.pop(node_of(split, "PuLIDFluxApply"))["inputs"]
+    faces = {k: apply[k] for k in ("pulid_model", "eva_clip", "face_analysis", "image")}
+    options = {
+        "face": "largest",
+        "face_index": 0,
+        "fusion": "joint",
+        "on_no_face": "error",
+        "grayscale": True,
+    }
+    split["encode"] = {"class_type": "PuLIDFluxEncodeIdentity", "inputs": faces | options}
+    split["save"] = {
+        "class_type": "PuLIDFluxSaveIdentity",
+        "inputs": {
+            "identity": ["encode", 0],
+            "name": name,
+            "overwrite": True,
+            "precision": "float32",
+            "preview": ["encode", 1],
+        },
+    }
+    rest = {k: apply[k] for k in ("model", "pulid_model", "weight", "start_at", "end_at")}
+    split["apply"] = {
+        "class_type": "PuLIDFluxApplyIdentity",
+        "inputs": rest | {"identity": ["save", 0]},
+    }
+    set_inputs(split, "KSampler", model=["apply", 0])
+    return split
+
+
+def saved_pictures(server, prompt: dict) -> list[np.ndarray]:
+    """Run the prompt and return what it saved."""
+    result = server.queue(prompt)
+    assert result.error is None, result.error
+    saved = result.images(node_of(prompt, "SaveImage"))
+    return [np.asarray(Image.open(io.BytesIO(server.image(i))).convert("RGB")) for i in saved]
+
+
+def encodings(server, prompt: dict) -> dict[str, int]:
+    """Run the prompt; return how often each encoder had run until its end."""
+    result = server.queue(prompt)
+    assert result.error is None, result.error
+    return result.outputs["census"]["runs"][0]
 
 
 def api_form(workflow: dict, info: dict[str, dict]) -> dict[str, dict]:

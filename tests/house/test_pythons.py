@@ -1,0 +1,40 @@
+"""Every Python of this machine that the pack promises to run on can read all its sources.
+
+What they compute there is the matrix's matter (``scripts/matrix.py``): it needs gigabytes for each.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import matrix
+import pytest
+from places import ROOT
+
+FOUND = {version: path for version in matrix.PYTHONS if (path := matrix.find_python(version))}
+FOLDERS = ("nodes", "identity", "pulid_flux", "encoders", "scripts", "bench", "tests")
+COMPILE = """
+import sys, warnings
+warnings.simplefilter("error")
+for path in sys.argv[1:]:
+    with open(path, encoding="utf-8") as file:
+        compile(file.read(), path, "exec")
+print("{}.{}".format(*sys.version_info), len(sys.argv) - 1)
+"""
+
+
+def test_this_python_is_among_them():
+    assert "{}.{}".format(*sys.version_info) in FOUND
+
+
+@pytest.mark.parametrize("version", FOUND)
+def test_every_source_compiles(version):
+    found = [*ROOT.glob("*.py"), *(p for one in FOLDERS for p in (ROOT / one).rglob("*.py"))]
+    sources = [str(path) for path in sorted(found)]
+    done = subprocess.run(
+        [str(FOUND[version]), "-c", COMPILE, *sources], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [version, str(len(sources))]
+    assert len(sources) > 80

@@ -1,0 +1,128 @@
+"""Several photos of one person become one identity: every mode by its formula."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from pulid_pack.identity.fusion import FUSIONS, FusionOptions, fuse, make_identity
+from pulid_pack.identity.id_encoder import encode_each, encode_joint
+from standins.lab import small_pulid
+
+pytestmark = pytest.mark.usefixtures("switches")  # once more with NVIDIA's
+
+
+def tokens(count: int = 5) -> torch.Tensor:
+    return torch.randn(count, 4, 3, generator=torch.Generator().manual_seed(count))
+
+
+def photos(count: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    draw = torch.Generator().manual_seed(9)
+    hidden = tuple(torch.randn(count, 9, 128, generator=draw) for _ in range(5))
+    return torch.randn(count, 576, generator=draw), hidden
+
+
+def mean(x):
+    return sum(x) / len(x)
+
+
+def concat(x):
+    return torch.cat(list(x))
+
+
+def elementwise_max(x):
+    return torch.stack(list(x)).max(0).values
+
+
+def norm_id(x):
+    lengths = [float(t.square().sum().sqrt()) for t in x]
+    return sum(t * n for t, n in zip(x, lengths, strict=True)) / sum(lengths)
+
+
+def max_token(x):
+    rows = []
+    for k in range(x.shape[1]):
+        rows.append(max((t[k] for t in x), key=lambda row: float(row.norm())))
+    return torch.stack(rows)
+
+
+def auto_weight(x, low=0.25, high=1.25):
+    rows = []
+    for k in range(x.shape[1]):
+        ordered = sorted((t[k] for t in x), key=lambda row: float(row.norm()))
+        step = (high - low) / (len(ordered) - 1)
+        rows.append(sum(row * (low + i * step) for i, row in enumerate(ordered)))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    "formula", [mean, concat, elementwise_max, norm_id, max_token, auto_weight]
+)
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_fusion_is_its_formula(formula, count):
+    mode = {"elementwise_max": "max"}.get(formula.__name__, formula.__name__)
+    x = tokens(count)
+    found = fuse(x, FusionOptions(mode, weight_max=1.25, weight_min=0.25))
+    torch.testing.assert_close(found[0], formula(x), rtol=1e-5, atol=1e-5)  # float32 sums
+
+
+def test_ranks_of_five_by_hand():
+    """Norms 3, 1, 5, 2, 4: their ranks are 2, 0, 4, 1, 3, so the weights are half of that."""
+    lengths = torch.tensor([3.0, 1.0, 5.0, 2.0, 4.0])
+    x = torch.diag(lengths)[:, None]  # five photos of one token, each in its own direction
+    found = fuse(x, FusionOptions("auto_weight", weight_max=2.0, weight_min=0.0))
+    assert torch.equal(found[0, 0], lengths * torch.tensor([1.0, 0.0, 2.0, 0.5, 1.5]))
+
+
+def test_train_weight_goes_towards_the_prior():
+    aim = tokens(1)
+    x = torch.cat((aim, aim * 0.5, aim * 0.25))
+    start = fuse(x, FusionOptions("train_weight", train_steps=1))
+    seen = []
+    found = fuse(x, FusionOptions("train_weight", train_steps=300), lambda *step: seen.append(step))
+    again = fuse(x, FusionOptions("train_weight", train_steps=300))
+    assert torch.equal(found, again)
+    assert seen[0] == (1, 300) and seen[-1] == (300, 300)
+    # the result is the mean over the others of weight * photo + aim / others: weights that mix the
+    # others into the aim give aim / 2 + aim / 2
+    assert (found - aim).norm() < (start - aim).norm()
+    assert torch.equal(
+        fuse(x, FusionOptions("train_weight", train_steps=0)), x.mean(0, keepdim=True)
+    )
+
+
+@pytest.mark.parametrize("mode", FUSIONS)
+def test_one_photo_is_itself_in_every_mode(mode):
+    pulid, (id_cond, hidden) = small_pulid(), photos(1)
+    found = make_identity(pulid.id_encoder, id_cond, hidden, FusionOptions(mode))
+    expected = encode_each(pulid.id_encoder, id_cond, hidden)
+    torch.testing.assert_close(found.id_tokens, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", FUSIONS)
+def test_every_mode_encodes_and_leaves_the_random_states_alone(mode):
+    pulid, (id_cond, hidden) = small_pulid(), photos(3)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    found = make_identity(pulid.id_encoder, id_cond, hidden, FusionOptions(mode, train_steps=5))
+    assert found.id_tokens.shape == (1, 96 if mode == "concat" else 32, 96)
+    assert found.uncond_id_tokens.shape == (1, 32, 96)
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_joint_is_all_photos_side_by_side():
+    pulid, (id_cond, hidden) = small_pulid(), photos(3)
+    joint = encode_joint(pulid.id_encoder, id_cond, hidden)
+    apart = encode_each(pulid.id_encoder, id_cond, hidden).mean(0, keepdim=True)
+    assert (joint - apart).abs().max() > 1e-3
+    turned = encode_joint(pulid.id_encoder, id_cond.flip(0), tuple(h.flip(0) for h in hidden))
+    # attention does not know the photos' order
+    torch.testing.assert_close(joint, turned, rtol=1e-3, atol=1e-4)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="'median'.*joint, mean"):
+        fuse(tokens(2), FusionOptions("median"))

@@ -1,0 +1,43 @@
+"""The ID encoder: built from nothing, the released file's sizes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from places import GOLDEN
+from pulid_pack.identity.id_encoder import encode_each, load_id_encoder
+from pulid_pack.identity.id_former import IDFormer, Sizes
+from standins.lab import small_pulid
+
+pytestmark = pytest.mark.usefixtures("switches")  # once more with NVIDIA's
+
+
+def test_an_id_encoder_can_be_built_from_nothing():
+    """What training makes has the keys and sizes of a file, and loads like one."""
+    sizes = Sizes(64, 128, 96, 5, 7, 3, 40, 50, 30, 56)
+    made = IDFormer(sizes)
+    state_dict = {f"pulid_encoder.{k}": v.detach() for k, v in made.state_dict().items()}
+    encoder = load_id_encoder(state_dict, "pulid_encoder.", "made", "made", "")
+    assert encoder.patcher.model.sizes == sizes
+    hidden = [torch.randn(2, 9, 30) for _ in range(5)]
+    id_cond = torch.randn(2, 4, 50)
+    expected = made(id_cond, hidden)
+    assert expected.shape == (2, 7, 40)
+    assert torch.equal(encoder.patcher.model(id_cond, hidden), expected)
+
+
+def test_the_released_files_sizes_are_the_defaults():
+    shapes = {k: v.shape for k, v in IDFormer(Sizes(), device="meta").state_dict().items()}
+    manifest = json.loads((GOLDEN / "manifest.json").read_text())
+    released = {k: torch.Size(v) for k, v in manifest["idformer"]["shapes"].items()}
+    assert {f"pulid_encoder.{k}": v for k, v in shapes.items()} == released
+
+
+def test_face_features_of_another_width():
+    pulid = small_pulid()
+    with pytest.raises(ValueError, match="takes face features of 576 values.*give 500 and 128"):
+        encode_each(
+            pulid.id_encoder, torch.zeros(1, 500), tuple(torch.zeros(1, 9, 128) for _ in range(5))
+        )

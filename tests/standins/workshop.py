@@ -1,0 +1,72 @@
+"""A server with every model and photo that workflows name, and their prompts in a small form."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from standins import more
+from standins.photos import SIZE, pictures
+from standins.server import TEXT_ENCODER_PACK, node_of, set_inputs
+
+# which photo takes its place in the node of each title
+PHOTOS = {
+    "Photo of the person": "portrait.png",
+    "Photo of the person on the left": "portrait.png",
+    "Photo of the person on the right": "portrait2.png",
+    "Photo 1": "portrait.png",
+    "Photo 2": "portrait2.png",
+    "Photo 3": "portrait3.png",
+    "Picture to edit": "scene.png",
+    "Picture to change, with a mask": "scene.png",
+    "Picture whose outlines to follow": "pose.png",
+}
+CLIP_LOADERS = {"clip_name1": "t5xxl_fp8_e4m3fn.safetensors", "clip_name2": "clip_l.safetensors"}
+
+
+@pytest.fixture(scope="session")
+def workshop(host, tmp_path_factory):
+    """Return a server that has every model and photo which the workflows name."""
+    from serving import Server
+
+    folder = tmp_path_factory.mktemp("photos")
+    with Server(host, more.prepare_more_models(), [TEXT_ENCODER_PACK]) as running:
+        for name, picture in pictures().items():
+            picture.save(folder / name)
+            running.upload(folder / name)
+        yield running
+
+
+def smaller(prompt: dict[str, Any]) -> dict[str, Any]:
+    """Return the prompt with photos, few steps and a small picture; Chroma as fits its width."""
+    for node in prompt.values():
+        if node["class_type"] == "LoadImage":
+            node["inputs"]["image"] = PHOTOS.get(node["_meta"]["title"], node["inputs"]["image"])
+    kinds = {node["class_type"] for node in prompt.values()}
+    if "EmptySD3LatentImage" in kinds:
+        set_inputs(prompt, "EmptySD3LatentImage", width=SIZE[0], height=SIZE[1])
+    if "KSampler" in kinds:
+        set_inputs(prompt, "KSampler", steps=3)
+    if "FluxKontextImageScale" in kinds:  # it would make it a megapixel
+        picture = prompt[node_of(prompt, "FluxKontextImageScale")]["inputs"]["image"]
+        set_inputs(prompt, "VAEEncode", pixels=picture)
+    if "CLIPLoader" in kinds:
+        set_inputs(prompt, "PuLIDFluxLoadModel", model_name=Path(more.CHROMA_PULID).name)
+        loader = prompt[node_of(prompt, "CLIPLoader")]  # T5-XXL cannot be made small
+        loader["class_type"] = "DualCLIPLoader"
+        loader["inputs"] = {**CLIP_LOADERS, "type": "flux"}
+        set_inputs(prompt, "KSampler", steps=2)  # at its full width it is slow
+    return prompt
+
+
+def shown(server, result, prompt: dict[str, Any]) -> list[np.ndarray]:
+    """Return every picture that a run saved or previewed."""
+    assert result.error is None, result.error["exception_message"]
+    nodes = [k for k, n in prompt.items() if n["class_type"] in ("SaveImage", "PreviewImage")]
+    files = [file for node in nodes for file in result.images(node)]
+    return [np.asarray(Image.open(io.BytesIO(server.image(file)))) for file in files]
