@@ -21,10 +21,10 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
-from torch import Tensor, nn
+from torch import Tensor
 
 from .id_encoder import is_dynamic
-from .prepared import DiffusionModel, share
+from .prepared import DiffusionModel, PreparedLayers, share
 from .run import IdentityUse, SamplingRun, report, runs_negative, start_run
 
 HOST_CACHES = {"easycache", "lazycache"}  # they may skip several forwards in a row
@@ -148,13 +148,13 @@ class IdentityHooks:
         args, kwargs = with_options(args, kwargs, {**options, "patches_replace": replace})
         return executor(*args, **kwargs)
 
-    def modules(self, base: Any) -> dict[str, nn.ModuleList]:
+    def modules(self, base: Any) -> dict[str, PreparedLayers]:
         """Return the prepared layers by key; a clone on another GPU has its own."""
         patcher = getattr(base, "current_patcher", None)
         own = patcher.get_additional_models_with_key(self.key) if patcher is not None else []
         found = {p.model.key: p.model for p in own}
         every = [one.prepared for one in self.shared]
-        return {one.key: found.get(one.key, one.patcher.model).layers for one in every}
+        return {one.key: found.get(one.key, one.patcher.model) for one in every}
 
     def follow_model(self, _: ModelPatcher, clone: ModelPatcher) -> None:
         """Let prepared layers leave dynamic VRAM where a clone of their model does."""

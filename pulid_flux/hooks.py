@@ -55,7 +55,7 @@ class FluxHooks(IdentityHooks):
                 shares = {i: weights[i] for i in users if weights[i]}
                 if shares:
                     gains = self.gains(shares, run, x, rows, (height, width))
-                    acting.append(Acting(modules[one.prepared.key], *gains))
+                    acting.append(Acting(modules[one.prepared.key].layers, *gains))
             if acting:
                 forward.rows.append((rows.rows, acting))
         return forward

@@ -142,7 +142,9 @@ class SDXLHooks(IdentityHooks):
                         use = self.uses[i]
                         weight = torch.full((), weights[i], device=x.device)
                         mask = None if use.mask is None else run.mask_of(i, use.mask, x, rows)
-                        acting.append(Acting(modules[one.prepared.key], use, i, weight, mask))
+                        acting.append(
+                            Acting(modules[one.prepared.key].layers, use, i, weight, mask)
+                        )
             if acting:
                 forward.rows.append((rows, acting))
         return forward

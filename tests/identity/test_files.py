@@ -63,7 +63,12 @@ FORMAT = {"format": "pulid-flux-identity", "version": "1"}
     ("tensors", "metadata", "words"),
     [
         (GOOD, {}, "not an identity file"),
-        (GOOD, {**FORMAT, "version": "2"}, "version are pulid-flux-identity and 2"),
+        (GOOD, {**FORMAT, "version": "3"}, "version are pulid-flux-identity and 3"),
+        (
+            GOOD,
+            {**FORMAT, "version": "2", "family": "sd15"},
+            "its family is sd15, expected one of flux",
+        ),
         ({"id_tokens": GOOD["id_tokens"]}, FORMAT, "'uncond_id_tokens' is missing"),
         ({**GOOD, "id_tokens": torch.zeros(32, 8)}, FORMAT, r"shape \[32, 8\]"),
         ({**GOOD, "id_tokens": torch.zeros(2, 32, 8)}, FORMAT, r"shape \[2, 32, 8\]"),

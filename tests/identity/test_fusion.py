@@ -106,8 +106,10 @@ def test_every_mode_encodes_and_leaves_the_random_states_alone(mode):
     pulid, (id_cond, hidden) = small_pulid(), photos(3)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     found = make_identity(pulid.id_encoder, id_cond, hidden, FusionOptions(mode, train_steps=5))
-    assert found.id_tokens.shape == (1, 96 if mode == "concat" else 32, 96)
-    assert found.uncond_id_tokens.shape == (1, 32, 96)
+    # the authors put as many unconditional tokens side by side, "Enhanced" does not
+    both = {"first-five": (42, 42), "id_mix": (96, 96), "concat": (96, 32)}.get(mode, (32, 32))
+    assert found.id_tokens.shape == (1, both[0], 96)
+    assert found.uncond_id_tokens.shape == (1, both[1], 96)
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])

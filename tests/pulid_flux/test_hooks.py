@@ -676,7 +676,7 @@ def test_other_weights_windows_and_masks_fold_nothing(flux, monkeypatch):
         {"unconditional": "same identity"},
     ):
         assert three(**settings) == {"layer": 60, "fold": 80}, settings
-    same_tokens = Identity(*(t.clone() for t in vars(person(2)).values()))
+    same_tokens = Identity(person(2).id_tokens.clone(), person(2).uncond_id_tokens.clone())
     apply(flux, pulid, same_tokens)
     assert Counter(visits) == {"layer": 60, "fold": 80}
     apply(small_flux(dtype=torch.bfloat16), pulid, person(1))

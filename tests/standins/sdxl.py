@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import comfy.model_base
 import comfy.model_patcher
 import comfy.sample
 import comfy.supported_models
+import places
 import torch
 from comfy.model_patcher import ModelPatcher
 from golden.weights import golden_input, golden_state_dict
@@ -16,7 +16,7 @@ from pulid_pack.identity.identity import SDXL_V1, Identity
 from pulid_pack.pulid_sdxl.checkpoint import PulidSDXLModel, from_state_dict
 from torch import Tensor
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "sdxl"
+GOLDEN = places.GOLDEN / "sdxl"
 MANIFEST = json.loads((GOLDEN / "sdxl_manifest.json").read_text())
 TIMESTEP = MANIFEST["unet_with_id"]["timestep"]
 FIXED = {
