@@ -86,3 +86,78 @@ def people(name: str = "unet.id_tokens", tokens: int = 10, family: str = SDXL_V1
     """Return the golden identity: row 0 of the input is the unconditional one."""
     rows = golden_input(name, (2, tokens, 64))
     return Identity(rows[1:], rows[:1], family)
+
+
+TINY = {
+    "model_channels": 64,
+    "context_dim": 64,
+    "channel_mult": [1, 1, 1],
+    "num_res_blocks": [1, 1, 1],
+    "transformer_depth": [0, 1, 2],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [0, 0, 1, 1, 2, 2],
+    "adm_in_channels": 1568,
+}
+TINY_LAYERS = 1 + 2 + 6 + 1  # input, output, middle
+
+
+def tiny_sdxl(dtype: torch.dtype = torch.float32, seed: int = 1, **changes) -> ModelPatcher:
+    """Return a UNet of ten cross-attention layers, all 64 wide, as ComfyUI holds an SDXL."""
+    config = comfy.supported_models.SDXL({**TINY, **FIXED, **changes})
+    config.set_inference_dtype(dtype, None)
+    base = comfy.model_base.SDXL(config, device="cpu")
+    shapes = {k: tuple(v.shape) for k, v in base.diffusion_model.state_dict().items()}
+    weights = golden_state_dict(shapes, str(seed))
+    base.diffusion_model.load_state_dict({k: v.to(dtype) for k, v in weights.items()})
+    base.eval().requires_grad_(False)
+    device = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(base, load_device=device, offload_device=device)
+
+
+def tiny_pulid(seed: int = 1, layers: int = TINY_LAYERS) -> PulidSDXLModel:
+    """Return a PuLID-SDXL v1 for the tiny UNet."""
+    shapes = mlp_shapes("id_adapter.", 64)
+    for n in range(1, 2 * layers, 2):
+        shapes |= {f"id_adapter_attn_layers.{n}.id_to_{x}.weight": (64, 64) for x in "kv"}
+    return from_state_dict(golden_state_dict(shapes, str(seed)), f"tiny {seed}")
+
+
+def someone(seed: int, tokens: int = 10, family: str = SDXL_V1) -> Identity:
+    """Return a random identity; the unconditional one is the same for everybody."""
+    own = golden_input(f"person {seed}", (1, tokens, 64))
+    return Identity(own, golden_input("nobody", (1, tokens, 64)), family)
+
+
+def text(seed: int, **more) -> list:
+    """Return a conditioning of 8 text tokens."""
+    pooled = golden_input(f"pooled {seed}", (1, 32))
+    return [[golden_input(f"text {seed}", (1, 8, 64)), {"pooled_output": pooled, **more}]]
+
+
+def sample(
+    model: ModelPatcher,
+    *,
+    steps: int = 2,
+    cfg: float = 1.0,
+    batch: int = 1,
+    size: tuple[int, int] = (16, 24),
+    positive: list | None = None,
+    negative: list | None = None,
+    callback=None,
+) -> Tensor:
+    """Sample [batch, 4, h, w] from fixed noise through the host's sampler."""
+    noise = golden_input("noise", (batch, 4, *size))
+    conds = positive or text(1), negative or text(2)
+    return comfy.sample.sample(
+        model,
+        noise,
+        steps,
+        cfg,
+        "euler",
+        "karras",
+        *conds,
+        torch.zeros_like(noise),
+        callback=callback,
+        disable_pbar=True,
+        seed=1,
+    )
