@@ -30,6 +30,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 WIDTH, HEADS, TOKEN_WIDTH, LAYERS, ID_TOKENS = 3072, 16, 2048, 20, 32
 EVA = {"width": 1024, "depth": 24, "image_size": 336, "pooled": 768}
 TEXT_TOKENS = 512
+SDXL_TEXT_TOKENS, SDXL_TEXT_WIDTH, SDXL_SIZES = 77, 2048, 2816
 SIGMAS = (1.0, 0.7, 0.0)
 ADDED = 0.9  # the weight
 DEPTHS = (19, 38)  # double and single blocks
@@ -103,11 +104,12 @@ class Picture:
     width: int = 1024
     rows: tuple[int, ...] = (0,)  # cond_or_uncond: 0 the prompt, 1 the negative prompt
     references: int = 0  # Kontext's
+    channels: int = 16  # of the latent; SDXL's has 4
 
     @property
     def shape(self) -> list[int]:
-        """Shape of the latent [B, 16, H, W]."""
-        return [len(self.rows), 16, self.height // 8, self.width // 8]
+        """Shape of the latent [B, channels, H, W]."""
+        return [len(self.rows), self.channels, self.height // 8, self.width // 8]
 
 
 def prepare(model: ModelPatcher, picture: Picture) -> list[ModelPatcher]:
@@ -133,8 +135,29 @@ def model_options(model: ModelPatcher) -> dict[str, Any]:
     return options
 
 
+def inputs_of(model: ModelPatcher, picture: Picture) -> dict[str, Any]:
+    """Return what the model is told besides the noisy latent: text and the like."""
+    where, rows = model.load_device, len(picture.rows)
+    if hasattr(model.model.diffusion_model, "label_emb"):  # SDXL
+        text, sizes = (rows, SDXL_TEXT_TOKENS, SDXL_TEXT_WIDTH), (rows, SDXL_SIZES)
+        return {
+            "c_crossattn": torch.empty(text, device=where),
+            "y": torch.empty(sizes, device=where),
+        }
+    conds: dict[str, Any] = {
+        "c_crossattn": torch.empty(rows, TEXT_TOKENS, TEXT_WIDTH, device=where),
+        "guidance": torch.empty(rows, device=where),
+    }
+    if hasattr(model.model.diffusion_model, "vector_in"):  # Chroma has no pooled text
+        conds["y"] = torch.empty(rows, TEXT_POOLED, device=where)
+    if picture.references:
+        reference = torch.empty(*picture.shape, device=where)
+        conds["ref_latents"] = [reference] * picture.references
+    return conds
+
+
 def forward(model: ModelPatcher, picture: Picture) -> Tensor:
-    """Run one prepared forward in a sampling run of its own: latent [B, 16, H, W] to denoised.
+    """Run one prepared forward in a sampling run of its own, from latent to denoised latent.
 
     The sigma lies on the card, as it does there: hooks that read it fail.
     """
@@ -144,16 +167,7 @@ def forward(model: ModelPatcher, picture: Picture) -> Tensor:
     with unset_fake_temporarily():
         to["sample_sigmas"] = torch.tensor(SIGMAS)  # on the CPU, where ComfyUI keeps them
     to["cond_or_uncond"] = list(picture.rows)
-    conds = {
-        "c_crossattn": torch.empty(rows, TEXT_TOKENS, TEXT_WIDTH, device=where),
-        "guidance": torch.empty(rows, device=where),
-        "y": torch.empty(rows, TEXT_POOLED, device=where),
-    }
-    if picture.references:
-        reference = torch.empty(*picture.shape, device=where)
-        conds["ref_latents"] = [reference] * picture.references
-    if not hasattr(model.model.diffusion_model, "vector_in"):
-        del conds["y"]  # Chroma has no pooled text
+    conds = inputs_of(model, picture)
     noise = torch.empty(*picture.shape, device=where)
     sigma = torch.empty(rows, device=where)
 

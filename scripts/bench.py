@@ -37,6 +37,7 @@ ROWS = {  # number -> module in bench/ and its function
     2: ("speed", "layer"),
     3: ("speed", "step"),
     4: ("photos", "run"),
+    5: ("cost_sdxl", "run"),
 }
 
 
