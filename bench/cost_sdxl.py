@@ -43,8 +43,9 @@ def run(settings: Settings) -> Row:
             ("1536", replace(square, height=1536, width=1536), 1, None),
         ]
     records, checks = [], []
+    shapes = true_sdxl.unet_shapes()
     with virtual_card(80 << 30) as card, card.running():
-        model = true_sdxl.true_sdxl()
+        model = true_sdxl.true_sdxl(shapes)
         for family, (flops, kept) in LIMITS.items():
             pulid = true_sdxl.true_pulid_sdxl(family)
             found = [record(model, pulid, *rest) for _, *rest in cases]

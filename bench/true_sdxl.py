@@ -40,13 +40,20 @@ SQUARE = Picture(channels=4)
 GUIDED = Picture(rows=(1, 0), channels=4)
 
 
-def true_sdxl(dtype: torch.dtype = torch.float16, **options) -> ModelPatcher:
-    """Return an SDXL as ComfyUI loads it from weights in ``dtype``; ``options`` as true_model's."""
+def unet_shapes() -> Shapes:
+    """Return the shape of every tensor of SDXL's UNet; call it before dynamic VRAM is there.
+
+    Under dynamic VRAM the host's layers have no weights until some are loaded.
+    """
     config = comfy.supported_models.SDXL({**UNET, **FIXED})
-    config.set_inference_dtype(dtype, None)
-    shapes = comfy.model_base.SDXL(config, device="meta").diffusion_model.state_dict()
-    weights = empty({k: tuple(v.shape) for k, v in shapes.items()}, dtype)
-    return comfy.sd.load_diffusion_model_state_dict(weights, model_options=options)
+    config.set_inference_dtype(torch.float16, None)
+    base = comfy.model_base.SDXL(config, device="meta")
+    return {key: tuple(value.shape) for key, value in base.diffusion_model.state_dict().items()}
+
+
+def true_sdxl(shapes: Shapes, dtype: torch.dtype = torch.float16) -> ModelPatcher:
+    """Return an SDXL as ComfyUI loads it from weights in ``dtype``."""
+    return comfy.sd.load_diffusion_model_state_dict(empty(shapes, dtype))
 
 
 def layer_widths() -> list[int]:
