@@ -4,18 +4,15 @@ from __future__ import annotations
 
 # source file -> its fast tests: files below tests/, and pytest's -k
 FILES: dict[str, tuple[str, str]] = {
-    "identity/files.py": (
-        "identity/test_files.py identity/test_files_on_disk.py",
-        "not nvidia and not of_several",
-    ),
+    "identity/files.py": ("identity/test_files.py identity/test_files_on_disk.py", "not nvidia"),
     "identity/fusion.py": ("identity/test_fusion.py", "not nvidia"),
     "identity/id_encoder.py": (
-        "identity/test_id_encoder.py pulid_flux/test_checkpoint.py pulid_flux/test_golden.py",
-        "(nothing or sizes or tensor or named or width or id_encoder) and not nvidia",
+        "identity/test_id_encoder.py pulid_flux/test_checkpoint.py",
+        "not nvidia and (id_encoder or sizes or tensor or named or width)",
     ),
     "identity/id_former.py": (
         "identity/test_id_encoder.py pulid_flux/test_checkpoint.py pulid_flux/test_golden.py",
-        "(nothing or sizes or tensor or id_encoder) and not nvidia",
+        "(nothing or sizes or tensor or id_encoder or photos) and not nvidia",
     ),
     "identity/identity.py": (
         "identity/test_run.py identity/test_fusion.py identity/test_files.py",

@@ -126,3 +126,12 @@ def test_joint_is_all_photos_side_by_side():
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="'median'.*joint, mean"):
         fuse(tokens(2), FusionOptions("median"))
+
+
+def test_settings_begin_as_the_nodes_do():
+    assert FusionOptions() == FusionOptions("joint", 1.0, 0.0, 1000)
+
+
+def test_train_weight_looks_at_one_token_at_least():
+    found = fuse(torch.ones(3, 1, 4), FusionOptions("train_weight", train_steps=1))
+    assert found.shape == (1, 1, 4) and found.isfinite().all()
