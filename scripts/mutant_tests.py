@@ -49,7 +49,8 @@ FILES: dict[str, tuple[str, str]] = {
     "pulid_flux/hooks.py": (
         "pulid_flux/test_hooks.py",
         "sum_of_weights or true_cfg or share_the_effect or has_its_mask or replaced_forward "
-        "or caches or only_the_positive or interrupt or deepclone or otherwise or tiles",
+        "or caches or of_that_area or only_the_positive or interrupt or deepclone or otherwise "
+        "or tiles",
     ),
     "pulid_flux/uses.py": (
         "pulid_flux/test_hooks.py",
