@@ -47,14 +47,14 @@ FILES: dict[str, tuple[str, str]] = {
         "fold or each_gpu or another_gpu or device",
     ),
     "pulid_flux/hooks.py": (
-        "pulid_flux/test_hooks.py",
+        "pulid_flux/test_hooks.py house/test_nvidia.py",
         "sum_of_weights or true_cfg or share_the_effect or has_its_mask or replaced_forward "
         "or caches or of_that_area or only_the_positive or interrupt or deepclone or otherwise "
-        "or tiles",
+        "or tiles or leave_dynamic",
     ),
     "pulid_flux/uses.py": (
-        "pulid_flux/test_hooks.py",
-        "sum_of_weights or true_cfg or only_the_positive",
+        "pulid_flux/test_uses.py pulid_flux/test_hooks.py",
+        "test_uses or sum_of_weights or true_cfg or only_the_positive",
     ),
     "encoders/align.py": ("encoders/test_align.py", ""),
     "encoders/detection.py": (
