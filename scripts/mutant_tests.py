@@ -58,12 +58,13 @@ FILES: dict[str, tuple[str, str]] = {
     ),
     "encoders/align.py": ("encoders/test_align.py", ""),
     "encoders/detection.py": (
-        "encoders/test_detection.py encoders/test_faces.py",
-        "overlap_of or each_order or portrait or share or retry or without_a_face or points",
+        "encoders/test_detection.py encoders/test_landmarks.py encoders/test_faces.py",
+        "overlap_of or each_order or portrait or lies or retry or without_a_face or points "
+        "or only_retinaface",
     ),
     "encoders/eva_clip.py": (
         "encoders/test_eva_clip.py",
-        "not authors and not every_size and not nvidia",
+        "not meets and not every_size and not nvidia",
     ),
     "encoders/faces.py": (
         "encoders/test_faces.py",
