@@ -34,7 +34,7 @@ FILES: dict[str, tuple[str, str]] = {
     ),
     "pulid_flux/apply.py": (
         "pulid_flux/test_apply.py pulid_flux/test_checkpoint.py",
-        "(refused or other or flux_1 or flux_2 or widths) and not nvidia",
+        "(refused or other or flux_1 or flux_2 or widths or older_host or how_many) and not nvidia",
     ),
     "pulid_flux/blocks.py": ("pulid_flux/test_blocks.py", ""),
     "pulid_flux/checkpoint.py": ("pulid_flux/test_checkpoint.py", "not nvidia"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from places import ROOT
+from places import PACK, ROOT
 
 HOST_ONLY = {"nodes", "folder_paths", "server", "execution"}
 OPTIONAL = {"insightface", "onnxruntime", "facexlib", "open_clip", "timm", "cv2"}
@@ -58,9 +58,6 @@ def test_nothing_prints_or_touches_the_world(folder):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in banned, f"{path.name}:{node.lineno}"
-
-
-PACK = [*ROOT.glob("*.py"), *(p for folder in KNOWS for p in (ROOT / folder).rglob("*.py"))]
 
 
 def at_import(tree: ast.AST) -> Iterator[ast.stmt]:

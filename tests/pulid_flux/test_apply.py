@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import comfy.ldm.flux.model
@@ -167,3 +168,11 @@ def test_settings_that_an_older_host_does_not_have_name_no_other_model():
     model = small_flux(depth=1, depth_single=1)
     model.model.diffusion_model.params = SimpleNamespace()
     assert foreign_kind(model) is None
+
+
+def test_a_file_may_say_how_many_layers_are_for_double_blocks():
+    model = small_flux(depth=3, depth_single=1)  # two of them get identity
+    enough, too_few = (dataclasses.replace(small_pulid(), double_layers=n) for n in (2, 1))
+    assert apply(model, enough).get_additional_models_with_key("pulid_flux")
+    with pytest.raises(ValueError, match=r"asks for 2 \+ 1 identity layers"):
+        apply(model, too_few)
