@@ -4,18 +4,15 @@ from __future__ import annotations
 
 # source file -> its fast tests: files below tests/, and pytest's -k
 FILES: dict[str, tuple[str, str]] = {
-    "identity/files.py": (
-        "identity/test_files.py identity/test_files_on_disk.py",
-        "not nvidia and not of_several",
-    ),
+    "identity/files.py": ("identity/test_files.py identity/test_files_on_disk.py", "not nvidia"),
     "identity/fusion.py": ("identity/test_fusion.py", "not nvidia"),
     "identity/id_encoder.py": (
-        "identity/test_id_encoder.py pulid_flux/test_checkpoint.py pulid_flux/test_golden.py",
-        "(nothing or sizes or tensor or named or width or id_encoder) and not nvidia",
+        "identity/test_id_encoder.py pulid_flux/test_checkpoint.py",
+        "not nvidia and (id_encoder or sizes or tensor or named or width)",
     ),
     "identity/id_former.py": (
         "identity/test_id_encoder.py pulid_flux/test_checkpoint.py pulid_flux/test_golden.py",
-        "(nothing or sizes or tensor or id_encoder) and not nvidia",
+        "(nothing or sizes or tensor or id_encoder or photos) and not nvidia",
     ),
     "identity/identity.py": (
         "identity/test_run.py identity/test_fusion.py identity/test_files.py",
@@ -37,7 +34,7 @@ FILES: dict[str, tuple[str, str]] = {
     ),
     "pulid_flux/apply.py": (
         "pulid_flux/test_apply.py pulid_flux/test_checkpoint.py",
-        "(refused or other or flux_1 or flux_2 or widths) and not nvidia",
+        "(refused or other or flux_1 or flux_2 or widths or older_host or how_many) and not nvidia",
     ),
     "pulid_flux/blocks.py": ("pulid_flux/test_blocks.py", ""),
     "pulid_flux/checkpoint.py": ("pulid_flux/test_checkpoint.py", "not nvidia"),
@@ -50,27 +47,29 @@ FILES: dict[str, tuple[str, str]] = {
         "fold or each_gpu or another_gpu or device",
     ),
     "pulid_flux/hooks.py": (
-        "pulid_flux/test_hooks.py",
+        "pulid_flux/test_hooks.py house/test_nvidia.py",
         "sum_of_weights or true_cfg or share_the_effect or has_its_mask or replaced_forward "
-        "or caches or only_the_positive or interrupt or deepclone or otherwise or tiles",
+        "or caches or of_that_area or only_the_positive or interrupt or deepclone or otherwise "
+        "or tiles or leave_dynamic",
     ),
     "pulid_flux/uses.py": (
-        "pulid_flux/test_hooks.py",
-        "sum_of_weights or true_cfg or only_the_positive",
+        "pulid_flux/test_uses.py pulid_flux/test_hooks.py",
+        "test_uses or sum_of_weights or true_cfg or only_the_positive",
     ),
     "encoders/align.py": ("encoders/test_align.py", ""),
     "encoders/detection.py": (
-        "encoders/test_detection.py encoders/test_faces.py",
-        "overlap_of or each_order or portrait or share or retry or without_a_face or points",
+        "encoders/test_detection.py encoders/test_landmarks.py encoders/test_faces.py",
+        "overlap_of or each_order or portrait or lies or retry or without_a_face or points "
+        "or only_retinaface",
     ),
     "encoders/eva_clip.py": (
         "encoders/test_eva_clip.py",
-        "not authors and not every_size and not nvidia",
+        "not meets and not every_size and not nvidia",
     ),
     "encoders/faces.py": (
         "encoders/test_faces.py",
         "shapes or shown or colours or beyond or skip or plain or cosine "
-        "or (index and (named or unfit or leftmost))",
+        "or unfit or (index and (named or leftmost))",
     ),
     "encoders/landmarks.py": (
         "encoders/test_landmarks.py encoders/test_weights.py",

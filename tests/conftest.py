@@ -56,7 +56,10 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what was not asked for: long forms, the GPU's tests, with --switches servers'."""
+    """Leave out what was not asked for: long forms, the GPU's tests, with --switches servers'.
+
+    The files that take longest come first, so that two processes end at about the same time.
+    """
     left_out = [] if config.getoption("--long") else ["slow"]
     left_out += ["server", "browser"] if config.getoption("--switches") else []
     gpu = config.getoption("--gpu")
@@ -67,7 +70,13 @@ def pytest_collection_modifyitems(config, items):
         return bool(item.get_closest_marker("gpu")) == gpu
 
     config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
-    items[:] = [item for item in items if wanted(item)]
+    marks: dict[Path, set[str]] = {}
+    for item in items:
+        marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    items[:] = sorted(
+        filter(wanted, items),
+        key=lambda item: ("browser" not in marks[item.path], "server" not in marks[item.path]),
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

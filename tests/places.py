@@ -8,3 +8,9 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 GOLDEN = TESTS / "golden"
 WORKFLOWS = ROOT / "workflows"
+# the folders with Python in them; the pack that users get is without its tools
+FOLDERS = sorted(p for p in ROOT.iterdir() if p.name[0] != "." and any(p.glob("*.py")))
+TOOLS = ("bench", "scripts", "tests")
+PACK = sorted(
+    [*ROOT.glob("*.py"), *(p for f in FOLDERS if f.name not in TOOLS for p in f.rglob("*.py"))]
+)

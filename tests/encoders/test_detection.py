@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pulid_pack.encoders import (
-    detection,
-)
+from pulid_pack.encoders import detection
 from pulid_pack.encoders.detection import order_faces, overlap
 from pulid_pack.encoders.faces import FACE_ORDERS, detect_faces
 from standins.people import astronaut, crowd, face_at
@@ -19,6 +17,16 @@ def test_the_portrait_has_one_face_where_it_is(analysis):
     inside = (face.keypoints > face.box[:2]) & (face.keypoints < face.box[2:])
     assert inside.all()
     assert face.photo_size == (512, 512)
+
+
+def test_a_photo_lies_in_the_corner_or_with_a_margin_in_the_middle():
+    photo = np.full((50, 100, 3), (1, 2, 3), np.uint8)
+    for share, edges, corner in ((1.0, [640, 320], [0, 0]), (0.5, [320, 160], [160, 240])):
+        canvas, scale, found = detection.place(photo, share)
+        assert canvas.shape == (640, 640, 3) and found.tolist() == corner
+        assert (scale * (100, 50)).tolist() == edges
+        inside = canvas[corner[1] :, corner[0] :][: edges[1], : edges[0]]
+        assert (inside == (3, 2, 1)).all() and canvas.sum() == inside.sum()
 
 
 @pytest.mark.parametrize("share", detection.SHARES)

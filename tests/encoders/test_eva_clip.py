@@ -30,6 +30,7 @@ from standins.eva import (
     timm_layout,
     write_eva_clip,
 )
+from torch.nn.functional import normalize
 
 TOLERANCE = 1e-4
 
@@ -61,9 +62,8 @@ def test_aligned_face_to_tokens_meets_the_authors(golden_tower, golden_encoder):
     labels = golden["labels"].reshape(1, 512, 512).long()
     features = preprocess(face[None], labels, golden_tower.image_size)
     close(features[:, :, ::4, ::4], golden["features_336"])
-    raw, _ = run_tower(golden_tower, features)
-    close(raw, golden["pooled"])
     pooled, hidden = encode_pixels(golden_tower, features)
+    close(pooled, normalize(golden["pooled"], dim=-1))
     id_cond = torch.cat((golden["arcface"], pooled), dim=-1)
     close(encode_joint(golden_encoder, id_cond, hidden), golden["id_tokens"])
     close(encode_zeros(golden_encoder, hidden), golden["uncond_id_tokens"])
@@ -272,6 +272,13 @@ def test_the_towers_pulid_was_not_trained_with_are_named(sizes, name):
         eva_clip.read_sizes(tower, prefix, Path("other.pt"))
 
 
+def test_a_tower_too_shallow_for_five_states_is_refused():
+    shapes = eva_shapes(depth=5)
+    tensors = {k: torch.empty(v, device="meta") for k, v in shapes.items()}
+    with pytest.raises(ValueError, match="sizes that no EVA02-CLIP tower has .*5 blocks"):
+        eva_clip.read_sizes(*eva_clip.picture_tower(tensors, Path("a.pt")), Path("a.pt"))
+
+
 def test_damaged_files_are_named_with_their_size(small, tmp_path):
     page = tmp_path / "page.pt"
     page.write_text("<!DOCTYPE html><title>Sign in</title>")
@@ -310,8 +317,10 @@ def test_an_old_timm_is_named_with_the_line_that_updates_it(small, monkeypatch):
 
 
 def test_pixels_of_another_size_are_refused(small):
-    with pytest.raises(ValueError, match=r"\[B, 3, 56, 56\]"):
-        encode_pixels(load_eva_clip(small), pixels(side=70))
+    eva = load_eva_clip(small)
+    for wrong in (pixels(side=70), pixels(side=42), pixels(side=56)[:, :2], pixels(side=56)[0]):
+        with pytest.raises(ValueError, match=r"\[B, 3, 56, 56\]"):
+            encode_pixels(eva, wrong)
 
 
 def test_whitening_keeps_face_hair_and_glasses_only():

@@ -9,14 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from places import ROOT
+from places import PACK, ROOT
 
 RAISED = ("ValueError", "FileNotFoundError", "RuntimeError")
-SOURCES = sorted(
-    path
-    for folder in ("nodes", "nodes/old_packs", "encoders", "identity", "pulid_flux", ".")
-    for path in (ROOT / folder).glob("*.py")
-)
 PAGE = ROOT / "docs" / "errors.md"
 HEADINGS = ("The message says", "Cause", "What to do")
 GAP = "\0"  # stands for a value in a text
@@ -53,7 +48,7 @@ def text_of(node: ast.AST, constants: dict[str, str]) -> str:
 def texts(raised_only: bool) -> list[Raised]:
     """Return the texts of all errors raised, or all texts there are (for warnings too)."""
     found = []
-    for path in SOURCES:
+    for path in PACK:
         tree = ast.parse(path.read_text("utf-8"))
         constants = {
             target.id: text_of(node.value, {})

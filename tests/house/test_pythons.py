@@ -10,10 +10,9 @@ import sys
 
 import matrix
 import pytest
-from places import ROOT
+from places import FOLDERS, PACK
 
 FOUND = {version: path for version in matrix.PYTHONS if (path := matrix.find_python(version))}
-FOLDERS = ("nodes", "identity", "pulid_flux", "encoders", "scripts", "bench", "tests")
 COMPILE = """
 import sys, warnings
 warnings.simplefilter("error")
@@ -30,8 +29,7 @@ def test_this_python_is_among_them():
 
 @pytest.mark.parametrize("version", FOUND)
 def test_every_source_compiles(version):
-    found = [*ROOT.glob("*.py"), *(p for one in FOLDERS for p in (ROOT / one).rglob("*.py"))]
-    sources = [str(path) for path in sorted(found)]
+    sources = [str(p) for p in {*PACK, *(path for one in FOLDERS for path in one.rglob("*.py"))}]
     done = subprocess.run(
         [str(FOUND[version]), "-c", COMPILE, *sources], capture_output=True, text=True, timeout=60
     )

@@ -10,13 +10,8 @@ from importlib import metadata
 
 import pytest
 from packaging.requirements import Requirement
-from places import ROOT, TESTS
+from places import PACK, ROOT, TESTS
 
-SOURCES = sorted(
-    path
-    for folder in ("nodes", "nodes/old_packs", "encoders", "identity", "pulid_flux", ".")
-    for path in (ROOT / folder).glob("*.py")
-)
 # modules through which code or data could come from outside
 FORBIDDEN_MODULES = {
     *("ftplib", "http", "httpx", "huggingface_hub", "pip", "requests", "smtplib", "socket", "ssl"),
@@ -136,7 +131,7 @@ def findings(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", PACK, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_eval_no_pickle_no_network_in_the_sources(path):
     assert findings(path.read_text("utf-8")) == []
 
@@ -187,8 +182,8 @@ def test_every_third_party_package_that_is_imported_is_named():
 
     host = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths", "server", "nodes"}
     host |= {"torch", "numpy", "PIL", "safetensors", "comfyui_version", "comfy_extras", "aiohttp"}
-    local = {path.stem for path in SOURCES}
-    for path in SOURCES:
+    local = {path.stem for path in PACK}
+    for path in PACK:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = []
             if isinstance(node, ast.Import):

@@ -99,14 +99,32 @@ def test_a_corrupt_file_is_named_with_its_size(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "/etc/x", "..", "a/b", "a\\b", "C:x", "a\0b", "x" * 300, "", "  ", ".x", "x.", "nul"],
+    [
+        "../x",
+        "/etc/x",
+        "..",
+        "a/b",
+        "a\\b",
+        "C:x",
+        "a\0b",
+        "x" * 300,
+        "",
+        "  ",
+        ".x",
+        "x.",
+        "nul",
+        "Com1",
+        "lpt9",
+    ],
 )
 def test_a_name_cannot_leave_the_folder(name):
     with pytest.raises(ValueError):
         checked_name(name)
 
 
-@pytest.mark.parametrize("name", ["anna", "Anna 2", "ánna-ß", "安娜", "anna.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["anna", "Anna 2", "ánna-ß", "安娜", "anna.safetensors", "com0", "lpt10"]
+)
 def test_ordinary_names_are_taken(name):
     assert checked_name(name) == name.removesuffix(".safetensors")
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pulid_pack.identity.fusion import FUSIONS, FusionOptions, fuse, make_identity
 from pulid_pack.identity.id_encoder import encode_each, encode_joint
+from standins.formulas import FORMULAS, HIGH, LOW
 from standins.lab import small_pulid
 
 pytestmark = pytest.mark.usefixtures("switches")  # once more with NVIDIA's
@@ -24,48 +25,12 @@ def photos(count: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     return torch.randn(count, 576, generator=draw), hidden
 
 
-def mean(x):
-    return sum(x) / len(x)
-
-
-def concat(x):
-    return torch.cat(list(x))
-
-
-def elementwise_max(x):
-    return torch.stack(list(x)).max(0).values
-
-
-def norm_id(x):
-    lengths = [float(t.square().sum().sqrt()) for t in x]
-    return sum(t * n for t, n in zip(x, lengths, strict=True)) / sum(lengths)
-
-
-def max_token(x):
-    rows = []
-    for k in range(x.shape[1]):
-        rows.append(max((t[k] for t in x), key=lambda row: float(row.norm())))
-    return torch.stack(rows)
-
-
-def auto_weight(x, low=0.25, high=1.25):
-    rows = []
-    for k in range(x.shape[1]):
-        ordered = sorted((t[k] for t in x), key=lambda row: float(row.norm()))
-        step = (high - low) / (len(ordered) - 1)
-        rows.append(sum(row * (low + i * step) for i, row in enumerate(ordered)))
-    return torch.stack(rows)
-
-
-@pytest.mark.parametrize(
-    "formula", [mean, concat, elementwise_max, norm_id, max_token, auto_weight]
-)
+@pytest.mark.parametrize("mode", FORMULAS)
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_fusion_is_its_formula(formula, count):
-    mode = {"elementwise_max": "max"}.get(formula.__name__, formula.__name__)
+def test_fusion_is_its_formula(mode, count):
     x = tokens(count)
-    found = fuse(x, FusionOptions(mode, weight_max=1.25, weight_min=0.25))
-    torch.testing.assert_close(found[0], formula(x), rtol=1e-5, atol=1e-5)  # float32 sums
+    found = fuse(x, FusionOptions(mode, weight_max=HIGH, weight_min=LOW))
+    torch.testing.assert_close(found[0], FORMULAS[mode](x), rtol=1e-5, atol=1e-5)  # float32 sums
 
 
 def test_ranks_of_five_by_hand():
@@ -128,3 +93,14 @@ def test_joint_is_all_photos_side_by_side():
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="'median'.*joint, mean"):
         fuse(tokens(2), FusionOptions("median"))
+
+
+def test_settings_begin_as_the_nodes_do():
+    assert FusionOptions() == FusionOptions("joint", 1.0, 0.0, 1000)
+
+
+def test_train_weight_looks_at_one_token_at_least():
+    two = torch.stack((torch.full((1, 4), 2.0), torch.ones(1, 4)))
+    found = fuse(two, FusionOptions("train_weight", train_steps=1))
+    # one step of 0.001 towards the photo of twos, and that photo's own part
+    torch.testing.assert_close(found, torch.full((1, 1, 4), 3.001), rtol=0, atol=1e-5)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
 from places import GOLDEN
-from pulid_pack.identity.id_encoder import encode_each, load_id_encoder
+from pulid_pack.identity.id_encoder import (
+    encode_each,
+    encode_joint,
+    encode_zeros,
+    load_id_encoder,
+    nobody,
+)
 from pulid_pack.identity.id_former import IDFormer, Sizes
-from standins.lab import small_pulid
+from standins.lab import TOKEN_WIDTH, small_pulid
 
 pytestmark = pytest.mark.usefixtures("switches")  # once more with NVIDIA's
 
@@ -41,3 +48,36 @@ def test_face_features_of_another_width():
         encode_each(
             pulid.id_encoder, torch.zeros(1, 500), tuple(torch.zeros(1, 9, 128) for _ in range(5))
         )
+
+
+def features(count: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Return what ``count`` photos would give a small ID encoder."""
+    draw = torch.Generator().manual_seed(1)
+    hidden = tuple(torch.randn(count, 9, 128, generator=draw) for _ in range(5))
+    return torch.randn(count, 576, generator=draw), hidden
+
+
+def test_the_zero_identity_is_one_photo_of_zeros_and_made_once():
+    encoder, hidden = small_pulid().id_encoder, features(3)[1]
+    zeros = [torch.zeros(1, 9, 128) for _ in range(5)]
+    expected = encoder.patcher.model(torch.zeros(1, 1, 576), zeros)
+    found = encode_zeros(encoder, hidden)
+    assert torch.equal(found, expected)
+    assert list(encoder.zero_tokens) == [9]  # vision tokens
+    assert encode_zeros(encoder, hidden) is found
+    assert dataclasses.replace(encoder, zero_tokens={}) == encoder
+
+
+def test_photos_stand_side_by_side_or_one_by_one():
+    encoder, (id_cond, hidden) = small_pulid().id_encoder, features(2)
+    model = encoder.patcher.model
+    for i, found in enumerate(encode_each(encoder, id_cond, hidden)):
+        expected = model(id_cond[i][None, None], [h[i : i + 1] for h in hidden])
+        torch.testing.assert_close(found[None], expected)
+    together = [torch.cat((h[0], h[1]))[None] for h in hidden]
+    assert torch.equal(encode_joint(encoder, id_cond, hidden), model(id_cond[None], together))
+
+
+def test_nobody_has_no_tokens():
+    found = nobody(small_pulid().id_encoder)
+    assert found.id_tokens.shape == found.uncond_id_tokens.shape == (1, 0, TOKEN_WIDTH)

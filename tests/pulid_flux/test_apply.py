@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
 import comfy.ldm.flux.model
 import comfy.model_base
 import comfy.ops
@@ -13,6 +16,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
+from pulid_pack.pulid_flux.apply import foreign_kind
 from standins.flux import random_weights
 from standins.lab import load_model, person, small_flux, small_pulid
 
@@ -158,3 +162,17 @@ def test_a_pack_s_own_subclass_of_flux_1_is_flux_1():
     model = small_flux(depth=1, depth_single=1)
     model.model.__class__ = type("FluxOfAPack", (comfy.model_base.Flux,), {})
     assert apply(model, small_pulid()).get_additional_models_with_key("pulid_flux")
+
+
+def test_settings_that_an_older_host_does_not_have_name_no_other_model():
+    model = small_flux(depth=1, depth_single=1)
+    model.model.diffusion_model.params = SimpleNamespace()
+    assert foreign_kind(model) is None
+
+
+def test_a_file_may_say_how_many_layers_are_for_double_blocks():
+    model = small_flux(depth=3, depth_single=1)  # two of them get identity
+    enough, too_few = (dataclasses.replace(small_pulid(), double_layers=n) for n in (2, 1))
+    assert apply(model, enough).get_additional_models_with_key("pulid_flux")
+    with pytest.raises(ValueError, match=r"asks for 2 \+ 1 identity layers"):
+        apply(model, too_few)

@@ -34,6 +34,7 @@ class Maker:
         self.prompt = json.loads(json.dumps(plain))
         self.info = info
         self.wild = self.draw.choice(WILDNESS)
+        self.loaders = {k: n for k, n in plain.items() if n["class_type"].startswith("PuLID")}
         self.made: dict[str, list[list]] = {}  # socket type -> outputs that have it
         self.number = 100
 
@@ -129,8 +130,9 @@ class Maker:
             "PULID_EVA_CLIP": "PuLIDFluxLoadEVACLIP",
             "PULID_FACE_ANALYSIS": "PuLIDFluxLoadInsightFace",
         }
-        if socket in loaders:
-            return [self.node(loaders[socket]), 0]
+        if socket in loaders:  # mostly the one that the host holds: to load takes seconds
+            held = node_of(self.loaders, loaders[socket])
+            return [held if self.draw.random() < 0.8 else self.node(loaders[socket]), 0]
         kinds = ["Encode", "Encode", "Encode", "Load", "Save", "Blend"]
         kind = self.draw.choice(kinds if self.number < 112 else ["Encode"])
         kind = f"PuLIDFlux{kind}" + ("Identities" if kind == "Blend" else "Identity")
@@ -158,8 +160,8 @@ PICTURES = {
 
 @pytest.fixture
 def plain(basic) -> dict[str, dict]:
-    """Return the basic workflow without nodes of the pack, with photos and masks at hand."""
-    found = {k: v for k, v in basic.items() if not v["class_type"].startswith("PuLID")}
+    """Return the basic workflow with no node of the pack but loaders, photos and masks at hand."""
+    found = {k: v for k, v in basic.items() if v["class_type"] != "PuLIDFluxApply"}
     set_inputs(found, "KSampler", model=["1", 0])
     return found | {k: {"class_type": c, "inputs": i} for k, (c, i) in SOURCES.items()}
 

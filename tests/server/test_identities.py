@@ -116,11 +116,11 @@ def test_a_name_that_leaves_the_folder_is_refused(server, basic, name):
         server.queue(loaded(prompt, name))
 
 
-def test_twenty_runs_alternating_with_plain_ones(server, basic):
-    """New noise each time so that nothing is cached, then the same noise again: bit-identical."""
+def test_runs_alternating_with_plain_ones(server, basic):
+    """New noise so that nothing is cached, then the same noise again; test_long_queue has more."""
     seen: dict[tuple[str, int], np.ndarray] = {}
-    for turn in range(20):
-        seed = turn // 4 % 2
+    for turn in range(4):
+        seed = turn % 2
         set_inputs(basic, "KSampler", seed=seed, steps=2)
         for kind, prompt in (("identity", basic), ("plain", without_identity(basic))):
             # the text changes nothing but the cache key of the sampler's own inputs

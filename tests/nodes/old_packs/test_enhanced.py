@@ -13,26 +13,23 @@ import pytest
 import torch
 from insightface.data import get_image
 from pulid_pack.encoders.eva_clip import load_eva_clip
-from pulid_pack.encoders.faces import face_features, load_face_analysis
+from pulid_pack.encoders.faces import face_features
 from pulid_pack.identity.id_encoder import encode_each
 from pulid_pack.nodes.encode import PuLIDFluxEncodeIdentity
 from pulid_pack.nodes.old_packs import prompts
 from pulid_pack.nodes.old_packs.table import APPLY
-from standins.eva import write_eva_clip
-from standins.faces import write_face_pack, write_parsing
+from standins.eva import EVA_FILE
+from standins.formulas import FORMULAS, HIGH, LOW
 from standins.lab import small_pulid
 
-LOW, HIGH, STEPS = 0.25, 1.5, 6
+STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Return face analysis, EVA-CLIP and a small PuLID model."""
-    folder = tmp_path_factory.mktemp("enhanced")
-    pack = write_face_pack(folder / "antelopev2")
+def models(analysis, face_files):
+    """Return a small PuLID model, EVA-CLIP and face analysis."""
     with torch.inference_mode():
-        analysis = load_face_analysis(pack, "CPU", write_parsing(folder))
-        return small_pulid(), load_eva_clip(write_eva_clip(folder)), analysis
+        return small_pulid(), load_eva_clip(face_files / EVA_FILE), analysis
 
 
 @pytest.fixture
@@ -46,37 +43,6 @@ def group() -> torch.Tensor:
     """Return a small photo of a few people."""
     photo = torch.from_numpy(get_image("t1")[:, :700, ::-1].copy()).float()[None] / 255
     return photo[:, : photo.shape[1] // 2 * 2].unfold(1, 2, 2).unfold(2, 2, 2).mean((-1, -2))
-
-
-def mean(x):
-    return sum(x) / len(x)
-
-
-def concat(x):
-    return torch.cat(list(x))
-
-
-def maximum(x):
-    return torch.stack(list(x)).max(0).values
-
-
-def norm_id(x):
-    norms = [float(one.norm()) for one in x]
-    return sum(one * norm / sum(norms) for one, norm in zip(x, norms, strict=True))
-
-
-def max_token(x):
-    best = [max(x, key=lambda one, k=k: float(one[k].norm()))[k] for k in range(len(x[0]))]
-    return torch.stack(best)
-
-
-def auto_weight(x):
-    rows = []
-    for k in range(len(x[0])):
-        ordered = sorted((one[k] for one in x), key=lambda row: float(row.norm()))
-        step = (HIGH - LOW) / (len(ordered) - 1)
-        rows.append(sum(row * (LOW + i * step) for i, row in enumerate(ordered)))
-    return torch.stack(rows)
 
 
 def train_weight(x):
@@ -93,8 +59,10 @@ def train_weight(x):
     return (weight.detach()[:, :, None] * others + target / len(others)).mean(0)
 
 
-FORMULAS = {"mean": mean, "concat": concat, "max": maximum, "norm_id": norm_id}
-FORMULAS |= {"max_token": max_token, "auto_weight": auto_weight, "train_weight": train_weight}
+MODES = FORMULAS | {"train_weight": train_weight}
+# In these it counts who stands first, or what the old node's settings say; all modes by themselves
+# are in identity/test_fusion.py.
+ASKED = [("concat", False), ("auto_weight", False), ("train_weight", False), ("mean", True)]
 
 
 def upgraded(mode: str, use_gray: bool) -> dict:
@@ -125,13 +93,11 @@ def case(models, group):
     return prior, photos, made
 
 
-@pytest.mark.parametrize(
-    ("mode", "use_gray"), [*((mode, False) for mode in FORMULAS), ("mean", True)]
-)
+@pytest.mark.parametrize(("mode", "use_gray"), ASKED)
 def test_tokens_of_prior_and_photos_are_the_formula(models, case, previews, mode, use_gray):
     prior, photos, made = case
     with torch.inference_mode(False), torch.enable_grad():
-        expected = FORMULAS[mode]([one.clone() for one in made[use_gray]])
+        expected = MODES[mode]([one.clone() for one in made[use_gray]])
     inputs = upgraded(mode, use_gray) | {"prior_image": prior}
     pulid, eva, analysis = models
     identity = PuLIDFluxEncodeIdentity.execute(pulid, eva, analysis, photos, **inputs)[0]
