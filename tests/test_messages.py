@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from standins.server import ROOT
 
-RAISED = ("ValueError", "FileNotFoundError", "RuntimeError")
+RAISED = ("ValueError", "NoFace", "FileNotFoundError", "RuntimeError")
 SOURCES = sorted(
     path
     for folder in ("nodes", "nodes/old_packs", "encoders", "identity", "pulid_flux", ".")
