@@ -27,13 +27,14 @@ def acting(window: Window, schedule: Schedule) -> list[int]:
     ("window", "schedule", "expected"),
     [
         (Window(0.2), Schedule(20, "simple"), range(4, 20)),
-        (Window(4 / 28), Schedule(28, "beta"), range(4, 28)),
+        (Window(4 / 28), Schedule(28, "simple"), range(4, 28)),
+        (Window(4 / 28), Schedule(28, "beta"), range(6, 28)),  # it spends more steps there
         (Window(0.0, 0.1), Schedule(4, "simple"), [0]),  # R13: at least one step
         (Window(0.2, 0.5), Schedule(3, "simple"), [1]),
         (Window(0.0, 0.25), Schedule(4, "simple", rising=True), [0]),  # R4: by position
         (Window(0.75, 1.0), Schedule(4, "simple", rising=True), [3]),
         (Window(0.5), Schedule(4, "simple", denoise=0.5), range(4)),  # the run begins there
-        (Window(0.0, 0.5), Schedule(10, "simple", first=5), []),
+        (Window(0.0, 0.5), Schedule(10, "simple", first=6), []),
         (Window(0.0, 0.5), Schedule(10, "simple", last=5), range(5)),
         (Window(start_step=2, end_step=3), Schedule(4, "simple"), [2]),
         (Window(0.5, 0.5), Schedule(4, "simple"), []),
