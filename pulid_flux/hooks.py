@@ -18,6 +18,7 @@ additional models of the model, so that the host loads and frees them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ from .blocks import Acting, Forward, IdentityBlock
 from .folding import FluxModel
 from .uses import FluxUse, fold_uses
 
+log = logging.getLogger(__name__)
 KEY = "pulid_flux"
 HOST_CACHES = {"easycache", "lazycache"}  # they may skip several forwards in a row
 PATIENCE = 2  # steps without identity before the run is stopped: other packs' caches skip one
@@ -43,6 +45,12 @@ NOT_INSERTED = (
     "or a pack that copies the forward). Remove or bypass that node, or start its cache after the "
     "identity's window. Some packs change the loaded model itself: then unload the models as well "
     "(ComfyUI's Unload Models), since it stays changed until it is loaded again."
+)
+
+MASK_IN_TILES = (
+    "PuLID-Flux: identity {number} has a mask or region, but another node samples the image in "
+    "tiles (latent {tile} of {whole}), so the mask covers each tile as a whole. Remove the mask "
+    "and region, or the tiles."
 )
 
 
@@ -158,7 +166,10 @@ class IdentityHooks:
         for i, weight in weights.items():
             use, share = self.uses[i], weight
             if use.mask is not None:
+                known = len(run.masks)
                 share = weight * run.mask(i, use.mask, x, rows, self.flux.patch_size)
+                if len(run.masks) > known:  # once for each size
+                    warn_of_tiles(i, run, x, rows)
             total[0] = total[0] + share * use.double_weight
             total[1] = total[1] + share * use.single_weight
         dtype = self.flux.dtype
@@ -197,6 +208,13 @@ class IdentityHooks:
         own = patcher.get_additional_models_with_key(KEY) if patcher is not None else []
         found = {p.model.key: p.model for p in own}
         return {u.fold.key: found.get(u.fold.key, u.fold.patcher.model) for u in self.folds}
+
+
+def warn_of_tiles(number: int, run: SamplingRun, x: Tensor, rows: Rows) -> None:
+    """Say that a mask cannot be where it should: nobody tells which part of the image a tile is."""
+    size = tuple(x.shape[-2:])
+    if run.latent and not rows.area and size != run.latent:
+        log.warning(MASK_IN_TILES.format(number=number + 1, tile=size, whole=run.latent))
 
 
 def follow_model(_: ModelPatcher, clone: ModelPatcher) -> None:
