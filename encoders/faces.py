@@ -25,6 +25,7 @@ __all__ = [
     "FACE_ORDERS",
     "Face",
     "FaceAnalysis",
+    "NoFace",
     "ON_NO_FACE",
     "PROVIDER_CHOICES",
     "PhotoFeatures",
@@ -38,6 +39,14 @@ __all__ = [
 ]
 
 ON_NO_FACE = ("error", "skip", "plain model")
+
+
+class NoFace(ValueError):
+    """No face was found in photo ``index``."""
+
+    def __init__(self, message: str, index: int):
+        super().__init__(message)
+        self.index = index
 
 
 @dataclass(frozen=True)
@@ -119,13 +128,15 @@ def detect_faces(analysis: FaceAnalysis, photo: np.ndarray) -> list[Face]:
 def choose_face(
     faces: list[Face], index: int, face: str, face_index: int, on_no_face: str
 ) -> PhotoRecord:
-    """Put the faces of photo ``index`` in order and choose one; ValueError names the photo."""
+    """Put the faces of photo ``index`` in order and choose one; NoFace or ValueError names it."""
     if not faces and on_no_face != "error":
         return PhotoRecord(index, (), None)
     if not faces:
-        raise ValueError(
+        raise NoFace(
             f"No face was found in image {index} of the batch (counted from 0). Use a sharp photo "
-            f"with the face upright and mostly visible, or set on_no_face to skip or plain model."
+            "with the face upright and mostly visible, click its eyes, nose and mouth in the photo "
+            "on the node, or set on_no_face to skip or plain model.",
+            index,
         )
     if not 0 <= face_index < len(faces):
         raise ValueError(
@@ -189,7 +200,7 @@ def face_features(
     ``face`` is one of FACE_ORDERS and ``face_index`` counts in that order; ``progress(done, B)``
     is called after each photo. ``face_points`` takes the place of detection in every photo (see
     face_by_hand). A photo without a face is an error, is left out ("skip"), or makes
-    the whole result empty ("plain model"). Raises ValueError naming the photo that has no face,
+    the whole result empty ("plain model"). Raises NoFace, or ValueError naming the photo that has
     no face of that index, or unusable pixels.
     """
     if on_no_face not in ON_NO_FACE:

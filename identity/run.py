@@ -24,6 +24,11 @@ DID_NOT_ACT = (
     "within its window (start_at and end_at, or start_step and end_step), or its weight_curve is 0 "
     "in those that do."
 )
+MASK_IN_TILES = (
+    "PuLID: identity {number} has a mask or region, but another node samples the image in "
+    "tiles (latent {tile} of {whole}), so the mask covers each tile as a whole. Remove the mask "
+    "and region, or the tiles."
+)
 LEAST_FACTOR = 1e-6  # a curve's zeros are rounded
 UNCONDITIONAL = ("zero identity", "same identity", "none")
 
@@ -94,6 +99,9 @@ class SamplingRun:
         first, last = rows.rows.start, rows.rows.stop
         key = (use, size, grid, area, first % rows.pictures, last - first, rows.pictures, x.device)
         if key not in self.masks:
+            if self.latent and not area and size != self.latent:  # nobody tells which part it is
+                text = MASK_IN_TILES.format(number=use + 1, tile=size, whole=self.latent)
+                log.warning(text)
             tokens = to_tokens(mask, self.latent if area else size, grid, area)
             pictures = torch.arange(first, last) % rows.pictures
             self.masks[key] = tokens[pictures % len(tokens)].to(x.device)

@@ -1,7 +1,12 @@
-/** The found faces on the node that encoded them; a click on a face sets face_index. */
+/**
+ * The found faces on the node that encoded them; a click on a face sets face_index. Where none was
+ * found, five clicks set face_points.
+ */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { MARGIN, addPanel, chain, fit, isLinked, make, watchOutputs, widgetOf } from "./panel.js";
+import { FacePoints } from "./face_points.js";
+import { MARGIN, addPanel, chain, fit, isLinked, make, nodeOfRun } from "./panel.js";
+import { setWidget, watchOutputs, widgetOf } from "./panel.js";
 
 const PHOTO_HEIGHT = 300;
 const CAPTION_HEIGHT = 26;
@@ -16,11 +21,13 @@ class FacePicker {
     this.image = make("img", { draggable: "false" });
     this.faces = make("div", { class: "pulid-faces", role: "radiogroup" });
     this.faces.addEventListener("keydown", (event) => this.onKey(event));
-    this.stage = make("div", { class: "pulid-stage" }, this.image, this.faces);
+    this.points = new FacePoints(node, () => this.mark());
+    this.stage = make("div", { class: "pulid-stage" }, this.image, this.faces, this.points.layer);
     this.back = this.turner("‹", "Previous photo", -1);
     this.text = make("span", { class: "pulid-text", "aria-live": "polite" });
     this.forth = this.turner("›", "Next photo", 1);
-    this.caption = make("div", { class: "pulid-caption" }, this.back, this.text, this.forth);
+    this.caption = make("div", { class: "pulid-caption" });
+    this.caption.append(this.back, this.text, this.points.button, this.forth);
     this.image.addEventListener("load", () => this.onLoad());
     const root = make("div", { class: "pulid-picker" }, this.stage, this.caption);
     addPanel(node, "pulid_faces", root, () => this.photoHeight() + CAPTION_HEIGHT);
@@ -45,7 +52,8 @@ class FacePicker {
 
   turn(to) {
     this.shown = (to + this.photos.length) % this.photos.length;
-    const { picture, boxes, scores } = this.photos[this.shown];
+    const { picture, boxes, scores, by_hand: byHand } = this.photos[this.shown];
+    this.points.start(!boxes.length || byHand);
     this.image.src = api.apiURL(`/view?${new URLSearchParams(picture)}`);
     this.image.alt = `Photo with ${boxes.length} face(s)`;
     this.faces.replaceChildren(...boxes.map((box, index) => this.face(box, scores[index], index)));
@@ -68,12 +76,7 @@ class FacePicker {
   choose(index) {
     const widget = widgetOf(this.node, "face_index");
     if (!widget || this.obstacle()) return;
-    const graph = this.node.graph;
-    graph?.beforeChange?.(this.node);
-    widget.value = index;
-    widget.callback?.(index, app.canvas, this.node);
-    graph?.afterChange?.(this.node);
-    this.node.setDirtyCanvas(true, true);
+    setWidget(this.node, widget, index);
   }
 
   /** Return why a click cannot choose a face now, or nothing. */
@@ -101,10 +104,10 @@ class FacePicker {
     const photo = many ? `photo ${this.shown + 1} of ${this.photos.length}: ` : "";
     const range = boxes.length > 1 ? `0 to ${boxes.length - 1}` : "only 0";
     const face = `face_index ${index} (${boxes[index] ? range : `not here: ${range}`})`;
-    this.text.textContent = obstacle || photo + face;
-    this.text.title = many
-      ? "Click a face to choose it. face_index applies to every photo of the batch."
-      : "Click a face to choose it.";
+    const points = this.points.draw();
+    this.text.textContent = points ? photo + points : obstacle || photo + face;
+    const every = many ? ` ${points ? "The points apply" : "face_index applies"} to every photo.` : "";
+    this.text.title = (points ? this.text.textContent : "Click a face to choose it.") + every;
     this.faces.setAttribute("aria-label", `Faces, ${this.text.textContent}`);
   }
 
@@ -136,8 +139,16 @@ class FacePicker {
 
 const pickers = new WeakMap();
 
-watchOutputs("PuLIDFlux.FacePicker", (node, { pulid_faces: photos }) => {
+function showFaces(node, photos) {
   if (!photos?.length) return; // the panel is only there once there is something to see
   if (!pickers.has(node)) pickers.set(node, new FacePicker(node));
   pickers.get(node).show(photos);
+}
+
+watchOutputs("PuLIDFlux.FacePicker", (node, { pulid_faces: photos }) => showFaces(node, photos));
+
+// from a node that fails since it found no face
+api.addEventListener("pulid_flux.faces", ({ detail }) => {
+  const node = nodeOfRun(detail.node);
+  if (node) showFaces(node, detail.faces);
 });

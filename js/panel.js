@@ -31,6 +31,15 @@ export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
 
+/** Set a widget as a person does: with its callback, and a step that can be undone. */
+export function setWidget(node, widget, value) {
+  node.graph?.beforeChange?.(node);
+  widget.value = value;
+  widget.callback?.(value, app.canvas, node);
+  node.graph?.afterChange?.(node);
+  node.setDirtyCanvas(true, true);
+}
+
 /** Say whether the value of this widget comes through a link. */
 export function isLinked(node, name) {
   return node.inputs?.some((input) => input.widget?.name === name && input.link != null) ?? false;
@@ -81,6 +90,16 @@ function locate(key) {
   const [id, subgraph] = String(key).split(":").reverse();
   const graph = subgraph ? app.rootGraph.subgraphs?.get(subgraph) : app.rootGraph;
   return graph?.getNodeById(id);
+}
+
+/** Return the node that a run names: an id, behind those of the subgraphs that it is in. */
+export function nodeOfRun(id) {
+  let [graph, node] = [app.rootGraph];
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(part);
+    graph = node?.subgraph;
+  }
+  return node;
 }
 
 /** Say whether `node` is of this pack. */

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, encode, folders, identities, load, sdxl
+from . import apply, encode, folders, identities, load, sdxl, window_steps
 from .old_packs import prompts
 
 NODES: list[type[io.ComfyNode]] = [
@@ -18,6 +18,7 @@ class PuLIDFluxExtension(ComfyExtension):
     async def on_load(self) -> None:
         folders.register()
         await prompts.register()
+        window_steps.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

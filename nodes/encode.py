@@ -9,14 +9,21 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..encoders.eva_clip import EvaClip
-from ..encoders.faces import FACE_ORDERS, ON_NO_FACE, FaceAnalysis, PhotoRecord, read_photos
+from ..encoders.faces import (
+    FACE_ORDERS,
+    ON_NO_FACE,
+    FaceAnalysis,
+    NoFace,
+    PhotoRecord,
+    read_photos,
+)
 from ..host_versions import newer
 from ..identity.fusion import FUSIONS, FusionOptions
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_sdxl.checkpoint import PulidSDXLModel
 from . import types
 from .encoding import Encoded, Encoders, Question, annotated, encode_photos, notes_on, plain
-from .feedback import show
+from .feedback import send_faces, show
 
 
 def face_inputs(optional: bool) -> list[io.Input]:
@@ -114,7 +121,7 @@ def points_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="For a face that no detector finds (a drawing, a close-up): left eye, right "
             "eye, nose, left and right corner of the mouth, each as x, y in percent of the "
-            "photo. Empty: detect the face.",
+            "photo. Clicking them in the photo on the node sets it. Empty: detect the face.",
         )
     ]
 
@@ -182,12 +189,15 @@ def encode_faces(
     links = {"eva_clip": eva_clip, "face_analysis": face_analysis, "image": image}
     types.check_links({"prior_image": prior_image}, pulid_model=pulid_model, **links)
     options = FusionOptions(fusion, fusion_weight_max, fusion_weight_min, train_step)
-    encoded = encode_photos(
-        Encoders(pulid_model.id_encoder, eva_clip, face_analysis),
-        image,
-        prior_image,
-        Question(face, face_index, on_no_face, grayscale, options, face_points),
-    )
+    encoders = Encoders(pulid_model.id_encoder, eva_clip, face_analysis)
+    question = Question(face, face_index, on_no_face, grayscale, options, face_points)
+    try:
+        encoded = encode_photos(encoders, image, prior_image, question)
+    except NoFace as error:
+        photo = read_photos(image)[error.index]
+        faceless = PhotoRecord(error.index, (), None)
+        send_faces(node, pictured(node, (faceless,), [photo], face))
+        raise
     photos = read_photos(image)
     return encoded, photos, shown_faces(node, encoded, photos, face)
 
@@ -213,9 +223,19 @@ def shown_faces(
     crops = []
     if not encoded.identity.is_nobody:
         crops = ui.PreviewImage(encoded.faces, cls=node).as_dict()["images"]
-    pictures = ui.PreviewImage(plain(photos), cls=node).as_dict()["images"]
-    faces = describe_faces(encoded.photos, pictures, photos[0].shape[:2], order)
+    faces = pictured(node, encoded.photos, photos, order)
     return {"images": crops, "pulid_faces": faces, **show(node, notes_on(encoded))}
+
+
+def pictured(
+    node: type[io.ComfyNode],
+    records: tuple[PhotoRecord, ...],
+    photos: list[np.ndarray],
+    order: str,
+) -> list[dict]:
+    """Return, for the page, each photo as a preview with its faces in this order."""
+    pictures = ui.PreviewImage(plain(photos), cls=node).as_dict()["images"]
+    return describe_faces(records, pictures, photos[0].shape[:2], order)
 
 
 def describe_faces(
@@ -231,6 +251,7 @@ def describe_faces(
             "chosen": record.chosen,
             "boxes": [[float(v) / s for v, s in zip(f.box, edges, strict=True)] for f in found],
             "scores": [float(f.score) for f in found],
+            "by_hand": any(f.by_hand for f in found),
         }
         for record, picture in zip(records, pictures, strict=True)
         for found in (record.faces,)

@@ -15,6 +15,7 @@ from comfy_api.latest import io
 from server import PromptServer
 
 log = logging.getLogger(__name__)
+FACES = "pulid_flux.faces"  # the event that js/face_picker.js listens for
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,29 @@ def show(node: type[io.ComfyNode], notes: list[Note]) -> dict[str, list[dict]]:
 
 
 def send_text(node_id: str | None, text: str) -> None:
-    """Write ``text`` on the node in the page whose prompt runs, and nowhere else.
+    """Write ``text`` on the node in the page whose prompt runs, and nowhere else."""
+    server, client = page()
+    if client and node_id:
+        server.send_progress_text(text, node_id, client)
 
-    A client without feature flags is not a page: it would take the message for an image.
+
+def send_faces(node: type[io.ComfyNode], faces: list[dict]) -> None:
+    """Show photos on a node that is about to fail: ComfyUI takes no output from one that raises."""
+    server, client = page()
+    if client and node.hidden is not None:
+        server.send_sync(FACES, {"node": node.hidden.unique_id, "faces": faces}, client)
+
+
+def page() -> tuple[PromptServer | None, str | None]:
+    """Return the server and the client whose prompt runs, None if that is not a page.
+
+    A client without feature flags is not one: it would take a text for an image. Without a client
+    ComfyUI would send to everybody.
     """
     server = getattr(PromptServer, "instance", None)
-    if server is None or not node_id:
-        return
-    client = getattr(server, "client_id", None)  # none: ComfyUI would send it to everybody
-    if client and server.sockets_metadata.get(client, {}).get("feature_flags"):
-        server.send_progress_text(text, node_id, client)
+    client = getattr(server, "client_id", None)
+    known = client and server.sockets_metadata.get(client, {}).get("feature_flags")
+    return server, client if known else None
 
 
 def show_steps(node: type[io.ComfyNode]) -> Callable[[int, int], None]:

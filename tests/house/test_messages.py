@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from places import PACK, ROOT
 
-RAISED = ("ValueError", "FileNotFoundError", "RuntimeError")
+RAISED = ("ValueError", "NoFace", "FileNotFoundError", "RuntimeError")
 PAGE = ROOT / "docs" / "errors.md"
 HEADINGS = ("The message says", "Cause", "What to do")
 GAP = "\0"  # stands for a value in a text
