@@ -17,7 +17,7 @@ from pulid_pack.encoders.faces import face_features, load_face_analysis
 from pulid_pack.identity.id_encoder import encode_each
 from pulid_pack.nodes.encode import PuLIDFluxEncodeIdentity
 from pulid_pack.nodes.old_packs import prompts
-from pulid_pack.nodes.old_packs.table import APPLY
+from pulid_pack.nodes.old_packs.rows import APPLY
 from standins.eva import write_eva_clip
 from standins.faces import write_face_pack, write_parsing
 from standins.lab import small_pulid
