@@ -7,12 +7,15 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from old_samples import SAMPLES, all_nodes, of_kind, old_prompt, read, samples
 from pulid_pack.nodes import folders
 from pulid_pack.nodes.old_packs import files, prompts
 from pulid_pack.nodes.old_packs.rows import EVA_CLIP, INSIGHT_FACE, SDXL_APPLY, SDXL_MODEL
-from pulid_pack.nodes.old_packs.schemas import NewNode
+from pulid_pack.nodes.old_packs.schemas import CLASSES, NewNode
 from pulid_pack.nodes.old_packs.table import OLD
+from safetensors.torch import save_file
+from standins.pulid import encoder_shapes
 
 V1 = "ip-adapter_pulid_sdxl_fp16.safetensors"
 V1_1 = "ip-adapter_pulidv1.1_sdxl_fp16.safetensors"
@@ -317,3 +320,42 @@ def test_loader_keeps_its_file_whatever_it_is_for(kind):
     prompt = {"1": {"class_type": kind, "inputs": {"pulid_file": flux}}}
     prompt["2"] = {"class_type": "ApplyPulid", "inputs": {"pulid": ["1", 0]}}
     assert of_kind(upgraded(prompt), SDXL_MODEL) == [{"model_name": flux}]
+
+
+def prompt_for(file: str) -> dict[str, Any]:
+    return {"1": {"class_type": "PulidModelLoader", "inputs": {"pulid_file": file}}}
+
+
+def test_loader_takes_the_file_that_is_there_or_says_what_to_get(tmp_path, monkeypatch):
+    there = {f"sdxl/{V1}": tmp_path / V1, "pulid_v1.1.safetensors": tmp_path / "other"}
+    monkeypatch.setattr(folders, "files", lambda kind: there)
+    (found,) = of_kind(upgraded(prompt_for(f"sdxl\\{V1}")), SDXL_MODEL)
+    assert found == {"model_name": f"sdxl/{V1}"}, "saved on Windows"
+    assert CLASSES[SDXL_MODEL].validate_inputs(**found) is True
+    (found,) = of_kind(upgraded(prompt_for(V1)), SDXL_MODEL)
+    assert found == {"model_name": V1}, "not exchanged for another in silence"
+    said = CLASSES[SDXL_MODEL].validate_inputs(**found)
+    assert said.startswith(f"PuLID-SDXL model '{V1}' was not found. There: pulid_v1.1.safetensors")
+    assert "Wanted: pulid_v1.1.safetensors" in said
+    assert "pulid_v1.bin" in said
+
+
+def test_file_for_flux_in_the_old_loader_is_named(tmp_path, monkeypatch):
+    flux = tmp_path / "pulid_flux_v0.9.1.safetensors"
+    shapes = encoder_shapes(width=16, token_width=32, vit_width=8, id_cond_width=24)
+    save_file({key: torch.zeros(shape) for key, shape in shapes.items()}, flux)
+    monkeypatch.setattr(folders, "files", lambda kind: {flux.name: flux})
+    (found,) = of_kind(upgraded(prompt_for(flux.name)), SDXL_MODEL)
+    with pytest.raises(ValueError, match=r"PuLID-FLUX \(use Load PuLID Model\)"):
+        CLASSES[SDXL_MODEL].execute(**found)
+
+
+@pytest.mark.server
+def test_posted_prompt_is_upgraded_and_names_the_missing_file(server, portrait):
+    from client import PromptRefused
+
+    prompt = prompt_of(sample("cubiq_fidelity"))
+    prompt["12"]["inputs"]["image"] = portrait
+    prompt["16"]["inputs"]["pulid_file"] = "mine/gone.safetensors"
+    with pytest.raises(PromptRefused, match="PuLID-SDXL model 'mine/gone.safetensors' was not"):
+        server.queue(prompt)
