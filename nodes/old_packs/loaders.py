@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import nodes as host
+
 from .graph import Key, Link
-from .rows import INSIGHT_FACE, MODEL, PARTS, USERS
+from .rows import INSIGHT_FACE, MODEL, PARTS, TYPES, USERS
+from .table import OLD
 
 if TYPE_CHECKING:
     from .upgrade import Upgrade
 
 STILL_USED = "not every node that uses it could be replaced, so it stays as it is"
+STRANGE = (
+    "{name} came from {kind} (node {id}), whose models are for its own pack; a loader of this pack "
+    "was added"
+)
 Told = dict[str, tuple[dict[str, Any], dict[Any, Link]]]  # values and links by a loader's id
 
 
@@ -39,6 +46,38 @@ def split(upgrade: Upgrade, key: Key, users: list[Key]) -> None:
         upgrade.stay(key, STILL_USED)
     elif not node.new:
         graph.remove(key)
+
+
+def replace_strange(upgrade: Upgrade, key: Key) -> Told:
+    """Cut the links from loaders of installed packs, whose models our nodes cannot use.
+
+    Returns what the loaders that take their place are told.
+    """
+    node, row, graph, told = upgrade.graph.nodes[key], upgrade.old[key], upgrade.graph, {}
+    for old, new in row.inputs.items():
+        trace = graph.trace(node.links.get(old) if new in PARTS else None)
+        strange = [end for end in trace.ends if end.source in graph.nodes and gives(upgrade, end)]
+        if not strange:
+            continue
+        source, new_id = strange[0].source, USERS[row.new_id][new]
+        kind, told[new_id] = upgrade.kind(source), ({}, {})
+        if kind in OLD and OLD[kind].new_id == new_id:
+            values, _ = upgrade.renamed(source, OLD[kind])
+            told[new_id] = ({**OLD[kind].values, **values}, {})
+        del node.links[old]
+        graph.prune(trace.hops)
+        upgrade.note(key, STRANGE.format(name=old, kind=kind, id=source[1]))
+    return told
+
+
+def gives(upgrade: Upgrade, link: Link) -> bool:
+    """Return whether a link comes from a node that stays, and brings a model of an old type."""
+    cls = host.NODE_CLASS_MAPPINGS.get(upgrade.kind(link.source))
+    types = list(getattr(cls, "RETURN_TYPES", None) or ())
+    if not isinstance(link.slot, int) or not 0 <= link.slot < len(types):
+        return False
+    kind = types[link.slot]  # a list for a choice; some packs' own text equals every other
+    return link.source not in upgrade.old and isinstance(kind, str) and str(kind) in TYPES
 
 
 def load(upgrade: Upgrade, told: Mapping[Key, Told]) -> None:

@@ -13,6 +13,13 @@ APPLY, SDXL_APPLY, ENCODE = "PuLIDFluxApply", "PuLIDSDXLApply", "PuLIDFluxEncode
 PARTS = {"pulid_model": MODEL, "eva_clip": EVA_CLIP, "face_analysis": INSIGHT_FACE}
 SDXL_PARTS = PARTS | {"pulid_model": SDXL_MODEL}
 USERS = {APPLY: PARTS, ENCODE: PARTS, SDXL_APPLY: SDXL_PARTS}
+# Old socket types that our sockets take the place of.
+TYPES = {
+    "PULIDFLUX": "PULID_FLUX_MODEL",
+    "PULID": "PULID_SDXL_MODEL",
+    "EVA_CLIP": "PULID_EVA_CLIP",
+    "FACEANALYSIS": "PULID_FACE_ANALYSIS",
+}
 
 
 @dataclass(frozen=True)

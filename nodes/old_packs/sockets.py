@@ -10,15 +10,9 @@ from typing import Any
 
 from .graph import Graph, Key, Link, Node
 from .records import HEIGHT, STEP, WIDTH, as_dict, as_list, free_place, is_id, pair
+from .rows import TYPES
 from .schemas import NewNode
 
-# Old socket types that our sockets take the place of, in what hands them on.
-TYPES = {
-    "PULIDFLUX": "PULID_FLUX_MODEL",
-    "PULID": "PULID_SDXL_MODEL",
-    "EVA_CLIP": "PULID_EVA_CLIP",
-    "FACEANALYSIS": "PULID_FACE_ANALYSIS",
-}
 FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import nodes as host
 
 from .graph import Graph, Key, Link, Node
-from .loaders import STILL_USED, complete, load, split
+from .loaders import STILL_USED, complete, load, replace_strange, split
 from .rows import APPLY, ENCODE, USERS, Old
 from .schemas import NewNode, renamed
 from .table import OLD
@@ -76,7 +76,7 @@ class Upgrade:
             found = self.sources(key)
             if key not in self.left:
                 options[key], loaders[key] = found
-        own = {key: self.told(key) for key in options}
+        own = {key: self.told(key) | replace_strange(self, key) for key in options}
         for key in options:
             self.exchange(key, options[key])
         for key, row in self.old.items():

@@ -322,6 +322,65 @@ def test_loader_keeps_its_file_whatever_it_is_for(kind):
     assert of_kind(upgraded(prompt), SDXL_MODEL) == [{"model_name": flux}]
 
 
+class Analysis:
+    """What another pack's loader says of itself to ComfyUI."""
+
+    RETURN_TYPES = ("FACEANALYSIS",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "provider"),
+    [
+        ("InstantIDFaceAnalysis", {"provider": "CPU"}, "auto"),
+        ("PulidInsightFaceLoader", {"provider": "CPU"}, "CPU"),
+    ],
+)
+@pytest.mark.parametrize("user", ["ApplyPulid", "ApplyPulidFlux"])
+def test_loader_of_an_installed_pack_gets_one_of_ours_beside_it(
+    monkeypatch, user, kind, values, provider
+):
+    import nodes as host
+
+    monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, kind, Analysis)
+    prompt = {
+        "1": {"class_type": kind, "inputs": values},
+        "2": {"class_type": "Reroute", "inputs": {"": ["1", 0]}},
+        "3": {"class_type": user, "inputs": {"face_analysis": ["2", 0]}},
+        "4": {"class_type": "ApplyInstantID", "inputs": {"insightface": ["1", 0]}},
+    }
+    after, message = prompts.upgrade(prompt)
+    (made,) = [key for key, node in after.items() if node["class_type"] == INSIGHT_FACE]
+    assert after[made]["inputs"] == face_loader(provider)
+    assert after["3"]["inputs"]["face_analysis"] == [made, 0]
+    assert (after["1"], after["4"]) == (prompt["1"], prompt["4"]), "another pack's own"
+    assert "2" not in after
+    said = f"{user} (node 3): face_analysis came from {kind} (node 1), whose models are for its own"
+    assert said in message
+
+
+class Anything(str):
+    """How packs write a socket of any type: it equals every text."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.parametrize("kind", [Anything("*"), ["left", "right"], "MODEL"])
+def test_switch_between_the_nodes_keeps_its_link(monkeypatch, kind):
+    import nodes as host
+
+    switch = type("Switch", (), {"RETURN_TYPES": (kind,)})
+    monkeypatch.setitem(host.NODE_CLASS_MAPPINGS, "A Switch", switch)
+    prompt = {"1": {"class_type": "PulidInsightFaceLoader", "inputs": {}}}
+    prompt["2"] = {"class_type": "A Switch", "inputs": {"one": ["1", 0]}}
+    prompt["3"] = {"class_type": "ApplyPulid", "inputs": {"face_analysis": ["2", 0]}}
+    after = upgraded(prompt)
+    assert after["3"]["inputs"]["face_analysis"] == ["2", 0]
+    assert [node["class_type"] for node in after.values()] == [INSIGHT_FACE, "A Switch", SDXL_APPLY]
+
+
 def prompt_for(file: str) -> dict[str, Any]:
     return {"1": {"class_type": "PulidModelLoader", "inputs": {"pulid_file": file}}}
 
