@@ -37,6 +37,7 @@ LIBRARY = (
     "nodes/test_identities",
     "nodes/test_folders",
     "nodes/old_packs/test_upgrade",
+    "nodes/old_packs/test_sdxl",
 )
 # Of these, what a Python could do otherwise; how FLUX calls our blocks depends on the host alone.
 OF_PYTHON = (
@@ -46,6 +47,7 @@ OF_PYTHON = (
     "identity",
     "nodes/test_identities",
     "nodes/old_packs/test_upgrade",
+    "nodes/old_packs/test_sdxl",
 )
 SERVER = (
     "server/test_server",
@@ -53,6 +55,7 @@ SERVER = (
     "server/test_lists",
     "server/test_clients",
     "nodes/old_packs/test_upgrade",
+    "nodes/old_packs/test_sdxl",
 )
 # What meets the packages besides: photos, face models, files, and the pack as a whole.
 PACKAGES = ("encoders", "house/test_faults", "house/test_security")

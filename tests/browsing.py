@@ -27,9 +27,10 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
 }
-# The page's own complaints: files that a new user does not have yet, and its registry, which it
-# asks about packs that are not installed.
-NOT_OURS = ("/userdata", "/user.css", "https://api.comfy.org/")
+# The page's own complaints: files that a new user does not have yet; its registry, which it asks
+# about packs that are not installed; and a mask of PrimeVue's, after any file whose models are
+# missing.
+NOT_OURS = ("/userdata", "/user.css", "https://api.comfy.org/", "Proxy.removeMask")
 DROP = """([name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   const transfer = new DataTransfer();

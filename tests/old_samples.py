@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,16 @@ EXTRA_WIDGETS = {
     "BasicScheduler": ["scheduler", "steps", "denoise"],
     "SolidMask": ["value", "width", "height"],
     "MaskComposite": ["x", "y", "operation"],
+    "IPAdapterUnifiedLoader": ["preset"],
+    "IPAdapterAdvanced": ["weight", "weight_type", "combine_embeds", "start_at", "end_at"],
     **{name: [] for name in ("InvertMask", "BasicGuider", "SamplerCustomAdvanced", "MaskPreview")},
 }
 
 
-def samples() -> list[Path]:
-    """Return our own old files, and other people's for FLUX where they are at hand."""
-    found = sorted(SAMPLES.glob("*.json"))
-    real = sorted(REAL.glob("*.*")) if REAL.is_dir() else []
-    return found + [path for path in real if not path.name.startswith("cubiq")]
+def samples(sdxl: bool = False) -> list[Path]:
+    """Return old files for FLUX or SDXL: ours, and other people's where they are at hand."""
+    found = sorted(SAMPLES.glob("*.json")) + (sorted(REAL.glob("*.*")) if REAL.is_dir() else [])
+    return [path for path in found if path.name.startswith(("cubiq", "easy")) is sdxl]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -85,7 +87,8 @@ def link_of(graph: dict[str, Any], node: dict[str, Any], place: int) -> tuple[An
 class Flat:
     """A file as the page sends it to the queue: subgraphs laid flat, all that hands on passed."""
 
-    def __init__(self, workflow: dict[str, Any]):
+    def __init__(self, workflow: dict[str, Any], stand_ins: Mapping[str, str]):
+        self.stand_ins = stand_ins
         graphs = workflow.get("definitions", {}).get("subgraphs", [])
         self.subgraphs = {graph["id"]: graph for graph in graphs}
         self.prompt: dict[str, dict[str, Any]] = {}
@@ -98,7 +101,7 @@ class Flat:
             if node["type"] in self.subgraphs:
                 self.lay(self.subgraphs[node["type"]], f"{key}:", (graph, prefix, outer, node))
             elif node["type"] not in (*HANDS_ON, *NOTES, "GetNode") and node["mode"] not in (2, 4):
-                inputs = widgets(node)
+                inputs = widgets(node, self.stand_ins)
                 for place, socket in enumerate(node.get("inputs") or []):
                     source = self.follow(graph, prefix, outer, link_of(graph, node, place))
                     inputs |= {socket["name"]: source} if source else {}
@@ -129,13 +132,15 @@ class Flat:
         return None if node["mode"] in (2, 4) else [f"{prefix}{origin}", slot]
 
 
-def old_prompt(workflow: dict[str, Any]) -> dict[str, Any]:
+def old_prompt(
+    workflow: dict[str, Any], stand_ins: Mapping[str, str] = STAND_INS
+) -> dict[str, Any]:
     """Return the API prompt that the page makes of a file while all its packs are there."""
-    return Flat(workflow).prompt
+    return Flat(workflow, stand_ins).prompt
 
 
-def widgets(node: dict[str, Any]) -> dict[str, Any]:
-    """Return a node's stored values by name."""
+def widgets(node: dict[str, Any], stand_ins: Mapping[str, str]) -> dict[str, Any]:
+    """Return a node's stored values by name, models by the names of those that are there."""
     kind, values = node["type"], node.get("widgets_values") or []
     if kind in OLD:
         names = list(OLD[kind].widgets)
@@ -145,7 +150,7 @@ def widgets(node: dict[str, Any]) -> dict[str, Any]:
         names = core_widgets(kind)
     inputs = dict(values if isinstance(values, dict) else zip(names, values, strict=False))
     inputs.pop("", None)  # the page's own widgets
-    return inputs | {k: v for k, v in STAND_INS.items() if k in inputs}
+    return inputs | {k: v for k, v in stand_ins.items() if k in inputs}
 
 
 def stand_in(workflow: dict[str, Any]) -> dict[str, Any]:

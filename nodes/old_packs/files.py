@@ -1,4 +1,4 @@
-"""Files for older PuLID-FLUX packs (the page's form), upgraded before the page opens them.
+"""Files for older PuLID packs (the page's form), upgraded before the page opens them.
 
 A file has nodes, links and, since subgraphs, definitions with nodes and links of their own. Its
 forms differ: links as lists or objects, ``pos`` as a list or object, values as a list, an object
@@ -12,12 +12,11 @@ from typing import Any
 
 from aiohttp import web
 
-import nodes as host
-
 from .graph import BYPASSED, GETS, SETS, Graph, Key, Link, Node, pass_on
-from .sockets import Scope, as_dict, as_list
+from .records import as_dict, as_list
+from .sockets import Scope
 from .table import OLD
-from .upgrade import Upgrade
+from .upgrade import Upgrade, exchanged
 
 ROUTES = ("/pulid_flux/old_nodes", "/pulid_flux/prepare_file")
 INPUT, OUTPUT = -10, -20  # the edges of a subgraph, as its links name them
@@ -28,7 +27,7 @@ def serve(server: Any) -> None:
 
     @server.routes.get(ROUTES[0])
     async def old_nodes(request: web.Request) -> web.Response:
-        return web.json_response(sorted(set(OLD) - set(host.NODE_CLASS_MAPPINGS)))
+        return web.json_response(sorted(exchanged()))
 
     @server.routes.post(ROUTES[1])
     async def prepare_file(request: web.Request) -> web.Response:
@@ -120,7 +119,10 @@ def rename_shown(node: Node, inside: Scope, upgrade: Upgrade) -> None:
             continue
         for key, kind in upgrade.kinds.items():
             if key[0] == inside.name and str(key[1]) == str(entry[0]) and key not in upgrade.left:
-                entry[1] = OLD[kind].inputs.get(entry[1], entry[1])
+                new = OLD[kind].inputs.get(entry[1], entry[1])
+                where, new = upgrade.moved.get((key, entry[1]), (key, new))
+                entry[:] = entry[0] if where == key else str(where[1]), new
+                break
 
 
 class Stored:

@@ -1,4 +1,4 @@
-"""Prompts for older PuLID-FLUX packs, upgraded on their way into the queue.
+"""Prompts for older PuLID packs, upgraded on their way into the queue.
 
 Files are upgraded when the page opens them (``files``); this is for what is posted to the API, and
 for a page that could not reach the server when it opened the file.
@@ -14,7 +14,7 @@ from server import PromptServer
 
 from . import files
 from .graph import GETS, SETS, Graph, Key, Link, Node, pass_on
-from .sockets import as_dict
+from .records import as_dict
 from .table import OLD
 from .upgrade import Upgrade
 

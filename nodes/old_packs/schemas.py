@@ -9,12 +9,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .. import apply, encode, folders, load
+from .. import apply, encode, folders, load, sdxl
 from .graph import Link
-from .table import EVA_CLIP, MODEL, Old
+from .rows import EVA_CLIP, MODEL, SDXL_MODEL, Old
 
-CLASSES = {cls.__name__: cls for cls in (*load.NODES, *encode.NODES, *apply.NODES)}
-FILES = {MODEL: folders.PULID, EVA_CLIP: folders.EVA_CLIP}
+CLASSES = {cls.__name__: cls for cls in (*load.NODES, *encode.NODES, *apply.NODES, *sdxl.NODES)}
+FILES = {MODEL: folders.PULID, SDXL_MODEL: folders.PULID_SDXL, EVA_CLIP: folders.EVA_CLIP}
 
 
 class NewNode:
@@ -77,7 +77,9 @@ def renamed(
     values, links, lost = {}, {}, []
     for name, one in row.lost.items():
         value = given.get(name)
-        if value is not None and value not in one.harmless:
+        if name in linked and name not in row.inputs:
+            lost.append(f"{name} comes from a link: {one.why}")
+        elif value is not None and value not in one.harmless:
             lost.append(f"{name} {short(value)}: {one.why}")
     for name, new in row.inputs.items():
         words = row.words.get(new, {})

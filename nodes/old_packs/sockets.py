@@ -9,38 +9,11 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from .graph import Graph, Key, Link, Node
+from .records import HEIGHT, STEP, WIDTH, as_dict, as_list, free_place, is_id, pair
+from .rows import TYPES
 from .schemas import NewNode
 
-# Old socket types that our sockets take the place of, in what hands them on.
-TYPES = {
-    "PULIDFLUX": "PULID_FLUX_MODEL",
-    "EVA_CLIP": "PULID_EVA_CLIP",
-    "FACEANALYSIS": "PULID_FACE_ANALYSIS",
-}
 FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
-WIDTH, HEIGHT, STEP = 270, 60, 130  # of added loaders, in pixels; the step has room for titles
-
-
-def as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def as_dict(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def is_id(value: Any) -> bool:
-    """Return whether a node's or link's id can be one."""
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def pair(value: Any, usual: tuple[float, float]) -> list[float]:
-    """Return a place or size, which older files keep as an object with the keys 0 and 1."""
-    found = [value.get("0"), value.get("1")] if isinstance(value, dict) else as_list(value)[:2]
-    fine = len(found) == 2 and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) for v in found
-    )
-    return found if fine else list(usual)
 
 
 class Scope:
@@ -96,11 +69,16 @@ class Scope:
         return len(as_list(self.raw.get(side)))
 
     def place(self, graph: Graph, beside: Key, number: int) -> Key:
-        """Return the key of a node to come, ``number`` steps below another."""
+        """Return the key of a node to come, ``number`` steps below another or further on."""
         numbers = [i for _, i in (*graph.nodes, *self.nodes) if isinstance(i, int)]
         key = (self.name, 1 + max(numbers, default=0))
         x, y = pair(graph.nodes[beside].raw.get("pos"), (0, 0))
-        self.added[key] = [x, y + number * STEP]
+        taken = [
+            (*pair(node.get("pos"), (0, 0)), *pair(node.get("size"), (WIDTH, HEIGHT)))
+            for node in self.nodes.values()
+        ]
+        taken += [(*place, WIDTH, HEIGHT) for place in self.added.values()]
+        self.added[key] = free_place(taken, x, y + number * STEP, up=number < 0)
         return key
 
     def write(self, graph: Graph, new: Callable[[str], NewNode]) -> None:

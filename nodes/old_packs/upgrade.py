@@ -12,27 +12,35 @@ from typing import Any
 import nodes as host
 
 from .graph import Graph, Key, Link, Node
+from .loaders import STILL_USED, complete, load, replace_strange, split
+from .rows import APPLY, ENCODE, USERS, Old
 from .schemas import NewNode, renamed
-from .table import APPLY, ENCODE, EVA_CLIP, INSIGHT_FACE, MODEL, NUNCHAKU_PARTS, OLD, PARTS, Old
+from .table import OLD
 
 NO_NUNCHAKU = (
     "PuLID-Flux Native cannot put an identity into nunchaku's own engine; load a FLUX checkpoint "
     "with Load Diffusion Model instead"
 )
-STILL_USED = "not every node that uses it could be replaced, so it stays as it is"
 UNKNOWN = (
     "its input {name} comes from {kind} (node {id}), behind which nothing can be followed; it "
     "stays as it is: link it directly and open the file again"
 )
 
 
-def find_old(graph: Graph) -> dict[Key, Old]:
-    """Return the older nodes whose own pack is not installed."""
-    found = {
-        key: OLD[node.kind]
-        for key, node in graph.nodes.items()
-        if node.kind in OLD and node.kind not in host.NODE_CLASS_MAPPINGS
+def exchanged() -> dict[str, Old]:
+    """Return the rows by id whose nodes cannot run: their pack, or one that it needs, is absent."""
+    there = host.NODE_CLASS_MAPPINGS
+    return {
+        old_id: row
+        for old_id, row in OLD.items()
+        if old_id not in there or row.needs and row.needs not in there
     }
+
+
+def find_old(graph: Graph) -> dict[Key, Old]:
+    """Return the older nodes that cannot run as they are."""
+    rows = exchanged()
+    found = {key: rows[node.kind] for key, node in graph.nodes.items() if node.kind in rows}
     users = [graph.nodes[key] for key, row in found.items() if not row.beside]
     fed = {
         end.source
@@ -55,32 +63,36 @@ class Upgrade:
         self.old = find_old(graph)
         self.kinds = {key: self.kind(key) for key in self.old}
         self.notes: list[str] = []
+        self.said = {""}  # the rows' notes, each of which is given once
+        self.moved: dict[tuple[Key, str], tuple[Key, str]] = {}  # widgets that stand elsewhere now
         self.left: dict[Key, str] = {}  # nodes that stay, and why
         self.new = cache(NewNode)  # each class is read once, with the files that are there
 
     def run(self) -> None:
         """Exchange the nodes: first those that use the others, so that these are free to go."""
-        users = [key for key, row in self.old.items() if row.new_id in (APPLY, ENCODE)]
+        users = [key for key, row in self.old.items() if row.new_id in USERS]
         options, loaders = {}, {}
         for key in users:
             found = self.sources(key)
             if key not in self.left:
                 options[key], loaders[key] = found
+        own = {key: self.told(key) | replace_strange(self, key) for key in options}
         for key in options:
             self.exchange(key, options[key])
         for key, row in self.old.items():
             if row.options:
                 self.leave_out(key)
             elif isinstance(row.pipeline, int):
-                self.split(key, row, [user for user, loader in loaders.items() if loader == key])
+                split(self, key, [user for user, loader in loaders.items() if loader == key])
             elif row.passes:
                 self.graph.relink(key, 0, self.graph.nodes[key].links.get(row.passes))
                 self.graph.remove(key)
             elif key not in users:
                 self.exchange(key)
+        load(self, own)
         for key in options:
             if self.old[key].new_id == ENCODE:
-                self.complete(key)
+                complete(self, key)
         self.explain_nunchaku()
 
     def kind(self, key: Key) -> str:
@@ -144,7 +156,8 @@ class Upgrade:
         for number, new in enumerate(row.outputs):
             for node, name, link in self.graph.taken(key, number):
                 node.links[name] = Link(key, new, link.number)
-        if row.note:
+        if row.note not in self.said:
+            self.said.add(row.note)
             self.note(key, row.note, row)
 
     def renamed(self, key: Key, row: Old) -> tuple[dict[str, Any], dict[Any, Link]]:
@@ -155,6 +168,19 @@ class Upgrade:
             self.note(key, text, row)
         return values, links
 
+    def told(self, key: Key) -> dict[str, tuple[dict[str, Any], dict[Any, Link]]]:
+        """Return what a node that loads models itself says about them: values and links by id."""
+        node, row = self.graph.nodes[key], self.old[key]
+        found: dict[str, tuple[dict[str, Any], dict[Any, Link]]] = {}
+        for part in row.parts:
+            values, links, lost = renamed(part, node.values, node.links, self.new(part.new_id))
+            before = found.setdefault(part.new_id, ({}, {}))
+            before[0].update({**part.values, **values})
+            before[1].update(links)
+            for text in lost:
+                self.note(key, text, row)
+        return found
+
     def set(self, key: Key, new_id: str, values: Mapping[str, Any], links: Mapping) -> None:
         """Make a node one of ours; what is not given gets the widget's usual value."""
         node, cls = self.graph.nodes[key], self.new(new_id)
@@ -162,12 +188,14 @@ class Upgrade:
         node.links = {name: link for name, link in links.items() if name in cls.inputs}
         node.kind, node.new = new_id, True
 
-    def place(self, new_id: str, beside: Key, scope: str, number: int, values: Mapping) -> Key:
+    def place(
+        self, new_id: str, beside: Key, scope: str, number: int, values: Mapping, links: Mapping
+    ) -> Key:
         """Add a node of ours near another."""
         key = self.add(scope, beside, number)
         mode = self.graph.nodes[beside].mode
         self.graph.nodes[key] = Node(new_id, {}, mode=mode)
-        self.set(key, new_id, values, {})
+        self.set(key, new_id, values, links)
         return key
 
     def leave_out(self, key: Key) -> None:
@@ -179,51 +207,6 @@ class Upgrade:
         if node.off:
             self.note(key, "it was off, and its settings are left out")
         self.graph.remove(key)
-
-    def split(self, key: Key, row: Old, users: list[Key]) -> None:
-        """Put three loaders in the place of nunchaku's one, in each graph that uses it."""
-        node, graph = self.graph.nodes[key], self.graph
-        stays = any(graph.taken(key, row.pipeline))
-        values, _ = self.renamed(key, row)
-        told = {MODEL: values, EVA_CLIP: {}, INSIGHT_FACE: {}}
-        for part in NUNCHAKU_PARTS:
-            more, _, lost = renamed(part, node.values, node.links, self.new(part.new_id))
-            told[part.new_id] |= dict(part.values) | more
-            for text in lost:
-                self.note(key, text, row)
-        if not stays:
-            graph.relink(key, 0, node.links.get(row.passes))
-        scopes = list(dict.fromkeys(user[0] for user in users)) or ([] if stays else [key[0]])
-        for scope in scopes:
-            made = {}
-            for number, (new_id, given) in enumerate(told.items()):
-                if new_id == MODEL and scope == key[0] and not stays:
-                    self.set(key, new_id, given, {})
-                    made[new_id] = key
-                else:
-                    made[new_id] = self.place(new_id, key, scope, number, given)
-            for user in users:
-                if user[0] == scope and user not in self.left:
-                    for name, new_id in PARTS.items():
-                        graph.nodes[user].links[name] = Link(made[new_id], 0)
-        if stays:
-            self.stay(key, STILL_USED)
-        elif not node.new:
-            graph.remove(key)
-
-    def complete(self, key: Key) -> None:
-        """Give a former face detector the models it did not need, the graph's own if there."""
-        node = self.graph.nodes[key]
-        for number, (name, kind) in enumerate(list(PARTS.items())[:2]):
-            if not node.new or name in node.links:
-                continue
-            there = [
-                k
-                for k, other in self.graph.nodes.items()
-                if k[0] == key[0] and other.kind == kind and not other.off
-            ]
-            made = there[0] if there else self.place(kind, key, key[0], number - 2, {})
-            node.links[name] = Link(made, 0)
 
     def explain_nunchaku(self) -> None:
         """Say what to do about nunchaku's own engine, which loads the model here."""

@@ -26,6 +26,7 @@ from places import ROOT, WORKFLOWS
 from playwright.sync_api import Browser
 from pulid_pack.nodes import folders
 from pulid_pack.nodes.old_packs import files as old_files
+from pulid_pack.nodes.old_packs.schemas import CLASSES
 from pulid_pack.nodes.old_packs.table import TABLE
 from serving import Server
 from standins import more
@@ -70,7 +71,7 @@ def all_nodes(workflow: dict) -> Iterator[dict]:
 
 def photo_names() -> set[str]:
     """Return the names of the pictures that old files load."""
-    nodes = [node for file in samples() for node in all_nodes(read(file))]
+    nodes = [node for file in samples() + samples(sdxl=True) for node in all_nodes(read(file))]
     kinds = ("LoadImage", "LoadImageMask")
     return {node["widgets_values"][0] for node in nodes if node["type"] in kinds}
 
@@ -224,6 +225,25 @@ def test_old_file_is_upgraded_by_the_page_and_runs(tab, path):
         tab.page.evaluate(f"tests.lookAt(tests.nodes().find(({{ type }}) => type === '{APPLY}'))")
         tab.page.locator(".pulid-window").first.wait_for()
     assert run_to_picture(tab, path.stem).std() > 1
+
+
+@in_turn(samples(sdxl=True))
+def test_old_file_for_sdxl_opens_with_its_values_and_links(tab, path):
+    workflow = read(path)
+    folders.register()
+    prepared, _ = old_files.prepare(workflow)
+    tab.drop("old.json", "application/json", json.dumps(workflow).encode())
+    tab.wait_for("!tests.missing().some((type) => /pulid/i.test(type))")
+    tab.page.get_by_text("the identity is stronger here").first.wait_for()
+    ours, expected = [
+        {key: node for key, node in prompt.items() if node[0] in CLASSES}
+        for prompt in (tab.prompt(), comparable(old_prompt(prepared, stand_ins={})))
+    ]
+    assert len(expected) >= 4
+    assert ours == expected
+    tab.page.evaluate("tests.lookAt(tests.nodes().find(({ type }) => type === 'PuLIDSDXLApply'))")
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    tab.page.screenshot(path=SCREENSHOTS / f"old {path.stem}.png")
 
 
 def test_what_an_old_file_loses_is_said_when_it_opens(tab):

@@ -17,7 +17,7 @@ from pulid_pack.encoders.faces import face_features
 from pulid_pack.identity.id_encoder import encode_each
 from pulid_pack.nodes.encode import PuLIDFluxEncodeIdentity
 from pulid_pack.nodes.old_packs import prompts
-from pulid_pack.nodes.old_packs.table import APPLY
+from pulid_pack.nodes.old_packs.rows import APPLY
 from standins.eva import EVA_FILE
 from standins.formulas import FORMULAS, HIGH, LOW
 from standins.lab import small_pulid

@@ -9,8 +9,9 @@ import pytest
 from old_samples import SAMPLES, all_nodes, of_kind, old_prompt, read
 from pulid_pack.nodes import folders
 from pulid_pack.nodes.old_packs import files, prompts
+from pulid_pack.nodes.old_packs.rows import APPLY, EVA_CLIP, INSIGHT_FACE, MODEL
 from pulid_pack.nodes.old_packs.schemas import NewNode
-from pulid_pack.nodes.old_packs.table import APPLY, EVA_CLIP, INSIGHT_FACE, MODEL, OLD
+from pulid_pack.nodes.old_packs.table import OLD
 
 MUTED, BYPASSED = 2, 4
 HEAD = "Nodes of older PuLID packs were replaced: "
@@ -427,8 +428,8 @@ def test_nodes_of_other_packs_are_exchanged_beside_ours_alone():
     beside = graph | {"9": ("ApplyPulidFlux", apply_inputs() | VALUES)}
     after, _ = prompts.upgrade(api(beside))
     assert after["4"]["class_type"] == INSIGHT_FACE
-    alone = {"4": graph["4"], "6": ("ApplyPulid", {"face_analysis": ["4", 0]})}
-    assert prompts.upgrade(api(alone)) == (api(alone), ""), "SDXL's own"
+    alone = {"4": graph["4"], "6": ("ApplyInstantID", {"insightface": ["4", 0]})}
+    assert prompts.upgrade(api(alone)) == (api(alone), ""), "no business of ours"
 
 
 def test_first_nodes_of_nunchaku():

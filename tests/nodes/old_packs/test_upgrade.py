@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from old_samples import (
     CASES,
-    REAL,
     SAMPLES,
     all_nodes,
     of_kind,
@@ -27,19 +26,11 @@ from places import ROOT, WORKFLOWS
 from pulid_pack.nodes import folders
 from pulid_pack.nodes.old_packs import files as old_files
 from pulid_pack.nodes.old_packs import prompts as old_prompts
+from pulid_pack.nodes.old_packs.flux_rows import GR_FACES
 from pulid_pack.nodes.old_packs.graph import GETS, REROUTES, SETS
+from pulid_pack.nodes.old_packs.rows import APPLY, ENCODE, EVA_CLIP, INSIGHT_FACE, MODEL, PARTS
 from pulid_pack.nodes.old_packs.schemas import CLASSES, NewNode, same_file
-from pulid_pack.nodes.old_packs.table import (
-    APPLY,
-    ENCODE,
-    EVA_CLIP,
-    GR_FACES,
-    INSIGHT_FACE,
-    MODEL,
-    OLD,
-    PARTS,
-    TABLE,
-)
+from pulid_pack.nodes.old_packs.table import OLD, TABLE
 
 FACES = {"left-right": "leftmost", "right-left": "rightmost", "small-large": "smallest"}
 FACES |= {"top-bottom": "topmost", "bottom-top": "bottommost", "large-small": "largest"}
@@ -260,12 +251,6 @@ def test_other_prompts_pass_untouched(data):
     assert old_prompts.on_prompt(data) is data
 
 
-@pytest.mark.parametrize("path", sorted(REAL.glob("cubiq*")), ids=lambda path: path.stem)
-def test_files_for_sdxl_pass_untouched(path):
-    workflow = json.loads(path.read_text("utf-8"))
-    assert old_files.prepare(workflow) == (workflow, "")
-
-
 def test_face_detector_gets_the_models_it_did_not_need():
     before = old_prompt(read(SAMPLES / "lldacing.json"))
     after = upgrade(before)
@@ -311,6 +296,9 @@ def test_table_names_inputs_that_exist():
             assert {new.fit(name, word) for word in words.values()} <= {*words.values(), None}
         outputs = new.schema.outputs if old.new_id else [None]
         assert all(number < len(outputs) for number in old.outputs)
+        for part in old.parts:
+            assert {*part.inputs.values(), *part.values} <= set(NewNode(part.new_id).widgets)
+            assert set(part.inputs) <= {*old.widgets, *part.inputs} - set(old.inputs)
         assert set(old.lost) <= set(old.widgets)
 
 
