@@ -2,7 +2,7 @@
 import { app } from "../../scripts/app.js";
 import { addPanel, chain, isLinked, make, widgetOf } from "./panel.js";
 
-const NODES = ["PuLIDFluxApply", "PuLIDFluxApplyIdentity"];
+const NODES = /^PuLID(Flux|SDXL)Apply(Identity)?$/;
 const HEIGHT = 28;
 const TICKS = 10;
 
@@ -63,6 +63,6 @@ function addBar(node) {
 app.registerExtension({
   name: "PuLIDFlux.WindowBar",
   nodeCreated(node) {
-    if (NODES.includes(node.comfyClass)) addBar(node);
+    if (NODES.test(node.comfyClass)) addBar(node);
   },
 });

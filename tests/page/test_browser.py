@@ -44,6 +44,7 @@ NEWEST = ("newest classic", "newest vue")
 READABLE = 4.5  # contrast of text, WCAG 2 level AA
 EMPTY = {"nodes": [], "links": [], "version": 0.4}
 APPLY, ENCODE = "PuLIDFluxApply", "PuLIDFluxEncodeIdentity"
+OURS = ("PuLIDFlux", "PuLIDSDXL")
 OLD_APPLIES = [row.id for row in TABLE if row.new_id == APPLY]
 # Encode, with a batch of two photos, for itself
 ENCODE_ALONE = """() => {
@@ -382,7 +383,7 @@ def test_faces_of_a_batch_by_keyboard_and_not_against_a_link(tab, renderer):
 def our_nodes(server) -> dict[str, dict]:
     """Return the descriptions of this pack's nodes."""
     info = server.object_info()
-    return {key: node for key, node in info.items() if key.startswith("PuLIDFlux")}
+    return {key: node for key, node in info.items() if key.startswith(OURS)}
 
 
 def described(node: dict) -> dict[str, list]:
@@ -461,7 +462,7 @@ BAR = """() => {
 
 
 @everywhere
-@pytest.mark.parametrize("kind", [APPLY, "PuLIDFluxApplyIdentity"])
+@pytest.mark.parametrize("kind", [f"{own}Apply{what}" for own in OURS for what in ("", "Identity")])
 def test_window_bar_follows_the_widgets_and_is_not_saved(tab, kind):
     tab.open(EMPTY)
     tab.page.evaluate(f"tests.lookAt(tests.add('{kind}', [0, 0]))")
