@@ -30,7 +30,7 @@ from pulid_pack.nodes.old_packs.table import TABLE
 from serving import Server
 from standins import more
 from standins.photos import pictures
-from standins.server import TEXT_ENCODER_PACK
+from standins.server import STANDIN_PACKS
 
 pytestmark = pytest.mark.browser
 
@@ -85,7 +85,7 @@ def serve(host, folder: Path, arguments: Sequence[str] = ()) -> Iterator[Server]
     named = dict.fromkeys(photo_names(), Image.fromarray(skimage.data.astronaut())) | pictures()
     named["group.jpg"] = group
     named["turned.png"] = group.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    with Server(host, more.prepare_more_models(), [TEXT_ENCODER_PACK], arguments) as server:
+    with Server(host, more.prepare_more_models(), STANDIN_PACKS, arguments) as server:
         for name, picture in named.items():
             picture.save(folder / name)
             server.upload(folder / name)
