@@ -91,7 +91,8 @@ def arrange_unet(weights: Weights, draws: float) -> None:
     """Turn random weights into a model whose samples are smooth patterns, in place.
 
     Its noise is the latent itself, carried past all blocks, less ``draws`` times a pattern that
-    the blocks make at a quarter and a half of its resolution. SiLU(z) - SiLU(-z) is z: so the latents come out whole.
+    the blocks make at a quarter and a half of its resolution. SiLU(z) - SiLU(-z) is z: so the
+    latents come out whole.
     """
     smooth = torch.tensor([1.0, 2.0, 1.0]) / 4
     smooth = torch.outer(smooth, smooth)
