@@ -104,7 +104,7 @@ export function nodeOfRun(id) {
 
 /** Say whether `node` is of this pack. */
 export function isOurs(node) {
-  return node?.comfyClass?.startsWith("PuLIDFlux") ?? false;
+  return /^PuLID(Flux|SDXL)/.test(node?.comfyClass ?? "");
 }
 
 /** Call `show` with each of our nodes that a run, or the host's memory of one, tells about. */

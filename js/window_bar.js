@@ -7,7 +7,7 @@ import { api } from "../../scripts/api.js";
 import { addPanel, chain, isLinked, make, widgetOf } from "./panel.js";
 import { scheduleBehind } from "./schedule.js";
 
-const NODES = ["PuLIDFluxApply", "PuLIDFluxApplyIdentity"];
+const NODES = /^PuLID(Flux|SDXL)Apply(Identity)?$/;
 const WIDGETS = ["weight", "start_at", "end_at", "start_step", "end_step", "weight_curve"];
 const HEIGHT = 28;
 const TICKS = 10;
@@ -146,6 +146,6 @@ app.registerExtension({
   name: "PuLIDFlux.WindowBar",
   afterConfigureGraph: refreshAll,
   nodeCreated(node) {
-    if (NODES.includes(node.comfyClass)) bars.set(node, new WindowBar(node));
+    if (NODES.test(node.comfyClass)) bars.set(node, new WindowBar(node));
   },
 });

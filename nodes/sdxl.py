@@ -23,6 +23,8 @@ from .feedback import show_steps
 from .settings import mask_input, region_inputs, strength_inputs, timing_inputs
 
 CUSTOM = "custom"
+# weight, what it means, usual values of start_at
+STRENGTH = (0.8, "0.8 is the authors' setting", "the authors' is 0, the first step")
 SUITS = "SDXL, Pony, Illustrious or another model of that UNet; it is not modified itself."
 
 
@@ -69,7 +71,7 @@ def apply_inputs(*people: io.Input) -> list[io.Input]:
         types.SDXLModel.Input("pulid_model", tooltip="From Load PuLID-SDXL Model."),
         *people,
         method_input(),
-        *strength_inputs(0.8, "0.8 is the authors' setting"),
+        *strength_inputs(*STRENGTH),
         mask_input(),
         *custom_inputs(),
         *timing_inputs(),

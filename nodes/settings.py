@@ -27,8 +27,11 @@ def step_input(name: str, tooltip: str, **more: Any) -> io.Input:
     return io.Int.Input(name, default=-1, min=-1, max=10000, tooltip=tooltip, **more)
 
 
-def strength_inputs(weight: float, meaning: str) -> list[io.Input]:
-    """Return weight and window, the settings that matter most; ``meaning`` is of the default."""
+def strength_inputs(weight: float, meaning: str, start: str) -> list[io.Input]:
+    """Return weight and window, the settings that matter most.
+
+    meaning: of the weight's default; start: usual values of start_at.
+    """
     return [
         weight_input(
             "weight",
@@ -39,8 +42,7 @@ def strength_inputs(weight: float, meaning: str) -> list[io.Input]:
         fraction_input(
             "start_at",
             0.0,
-            "When the identity starts, as a fraction of the sampling steps: 0.2 (step 4 "
-            "of 20) for photographs, 0 to 0.05 for drawings and other styles. Later = more "
+            f"When the identity starts, as a fraction of the sampling steps: {start}. Later = more "
             "editable, less alike.",
         ),
         fraction_input(

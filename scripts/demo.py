@@ -2,9 +2,11 @@
 
     python scripts/demo.py                          stand-in models: shows that everything works
     python scripts/demo.py --models /path/to/models  real models: shows what it is good for
+    python scripts/demo.py --family sdxl             the same with SDXL in place of FLUX
 
-Sets ComfyUI up if needed, starts it on a free port, runs ``workflows/api/flux_pulid_basic.json``
-with and without the identity and puts photo, face and both pictures side by side.
+Sets ComfyUI up if needed, starts it on a free port, runs ``workflows/api/flux_pulid_basic.json`` or
+``sdxl_pulid_basic.json`` with and without the identity and puts photo, face and both pictures side
+by side.
 """
 
 from __future__ import annotations
@@ -17,17 +19,34 @@ import re
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import hosting
 from client import PromptRefused
 from hosting import ROOT
 
-WORKFLOW = ROOT / "workflows" / "api" / "flux_pulid_basic.json"
-TEXT_ENCODER_PACK = ROOT / "tests" / "standins" / "text_encoder_pack"
+WORKFLOWS = ROOT / "workflows" / "api"
+STAND_INS = ROOT / "tests" / "standins"
 STAND_IN_STEPS, STAND_IN_SIZE = 8, (320, 416)
 
 Prompt = dict[str, dict]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between the families of models."""
+
+    name: str
+    workflow: str
+    apply: str  # the node that puts the identity in
+    pack: str  # the stand-in for what cannot be made small
+
+
+FAMILIES = {
+    "flux": Family("FLUX", "flux_pulid_basic.json", "PuLIDFluxApply", "text_encoder_pack"),
+    "sdxl": Family("SDXL", "sdxl_pulid_basic.json", "PuLIDSDXLApply", "small_sdxl_pack"),
+}
 
 
 def main() -> int:
@@ -39,15 +58,17 @@ def main() -> int:
 
     started = time.monotonic()
     stand_ins = options.models is None
-    models = stand_in_models() if stand_ins else options.models
-    packs = [TEXT_ENCODER_PACK] if stand_ins else []
+    family = FAMILIES[options.family]
+    models = stand_in_models(options.family) if stand_ins else options.models
+    packs = [STAND_INS / family.pack] if stand_ins else []
+    workflow = WORKFLOWS / family.workflow
     try:
         say("starting ComfyUI")
         with tempfile.TemporaryDirectory() as scratch, Server(host, models, packs) as server:
             say(f"ComfyUI answers at {server.url}")
             photo = server.upload(options.photo or astronaut(Path(scratch)))
             info = server.object_info()
-            prompt = extended(json.loads(WORKFLOW.read_text(encoding="utf-8")), info)
+            prompt = extended(json.loads(workflow.read_text(encoding="utf-8")), family.apply, info)
             adjust(prompt, options, photo, info)
             result = server.queue(prompt, Progress(prompt), limit=options.limit)
             if result.error is not None:
@@ -57,9 +78,9 @@ def main() -> int:
         return fail(str(error))
     except KeyboardInterrupt:
         return fail("stopped")
-    write_sheet(options.output, pictures, prompt, stand_ins)
+    write_sheet(options.output, pictures, prompt, family, stand_ins)
     if stand_ins:
-        say("stand-in weights were used: this shows that identity acts, not what FLUX paints")
+        say(f"stand-in weights: this shows that identity acts, not what {family.name} paints")
     say(f"{options.output} written after {time.monotonic() - started:.0f} s")
     return 0
 
@@ -70,6 +91,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--models", type=Path, help="a real ComfyUI models folder (default: small stand-in models)"
     )
+    parser.add_argument("--family", choices=list(FAMILIES), default="flux", help="of models")
     parser.add_argument(
         "--photo", type=Path, help="photo of a person (default: a NASA portrait from scikit-image)"
     )
@@ -98,13 +120,14 @@ def size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def stand_in_models() -> Path:
-    """Return the folder of stand-in models, written at the first run."""
+def stand_in_models(family: str) -> Path:
+    """Return the folder of a family's stand-in models, written at the first run."""
     sys.path.insert(0, str(ROOT / "tests"))
     from standins.models import prepare_models
+    from standins.sdxl_files import prepare_sdxl_models
 
     say("preparing stand-in models (random weights, real file layouts)")
-    return prepare_models()
+    return prepare_sdxl_models() if family == "sdxl" else prepare_models()
 
 
 def astronaut(folder: Path) -> Path:
@@ -127,10 +150,13 @@ CAPTIONS = (
 )
 
 
-def extended(prompt: Prompt, info: dict[str, dict]) -> Prompt:
-    """Return the workflow with the face shown and a second branch without identity."""
+def extended(prompt: Prompt, kind: str, info: dict[str, dict]) -> Prompt:
+    """Return the workflow with the face shown and a second branch without identity.
+
+    kind: the node that puts the identity in.
+    """
     prompt = copy.deepcopy(prompt)
-    apply = the(prompt, "PuLIDFluxApply")
+    apply = the(prompt, kind)
     sampler, decode, save = (the(prompt, k) for k in ("KSampler", "VAEDecode", "SaveImage"))
     known = info["PuLIDFluxEncodeIdentity"]["input"]
     known = {**known["required"], **known.get("optional", {})}
@@ -164,13 +190,16 @@ def adjust(prompt: Prompt, options: argparse.Namespace, photo: str, info: dict[s
     """Put the command line's wishes into ``prompt``."""
     set_inputs(prompt, "LoadImage", image=photo)
     set_inputs(prompt, "KSampler", steps=options.steps, seed=options.seed)
-    set_inputs(prompt, "PuLIDFluxApply", weight=options.weight)
+    set_inputs(prompt, FAMILIES[options.family].apply, weight=options.weight)
     if options.size:
         width, height = options.size
-        set_inputs(prompt, "EmptySD3LatentImage", width=width, height=height)
+        for kind in ("EmptySD3LatentImage", "EmptyLatentImage"):
+            set_inputs(prompt, kind, width=width, height=height)
     if options.prompt:
-        guidance = prompt[the(prompt, "FluxGuidance")]
-        prompt[guidance["inputs"]["conditioning"][0]]["inputs"]["text"] = options.prompt
+        inputs = prompt[prompt["demo plain"]["inputs"]["positive"][0]]["inputs"]
+        while "text" not in inputs:  # FLUX's guidance comes between
+            inputs = prompt[inputs["conditioning"][0]]["inputs"]
+        inputs["text"] = options.prompt
     for entry in prompt.values():
         take_similar_files(entry, info[entry["class_type"]]["input"].get("required", {}))
 
@@ -219,12 +248,14 @@ class Progress:
                 say(f"{total} of {total} steps")
 
 
-def write_sheet(output: Path, pictures: list[bytes], prompt: Prompt, stand_ins: bool) -> None:
+def write_sheet(
+    output: Path, pictures: list[bytes], prompt: Prompt, family: Family, stand_ins: bool
+) -> None:
     """Write the pictures side by side with captions and the settings."""
     from PIL import Image
     from sheet import compose
 
-    apply = prompt[the(prompt, "PuLIDFluxApply")]["inputs"]
+    apply = prompt[the(prompt, family.apply)]["inputs"]
     sampler = prompt["demo plain"]["inputs"]
     settings = (
         f"weight {apply['weight']:g}, identity from {apply['start_at']:.0%} to "
@@ -232,7 +263,7 @@ def write_sheet(output: Path, pictures: list[bytes], prompt: Prompt, stand_ins: 
     )
     warning = (
         "Stand-in models with random weights: this shows that the identity acts, "
-        "not what FLUX paints."
+        f"not what {family.name} paints."
     )
     sheet = compose(
         [Image.open(io.BytesIO(p)).convert("RGB") for p in pictures],

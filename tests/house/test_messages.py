@@ -44,24 +44,55 @@ def text_of(node: ast.AST, constants: dict[str, str]) -> str:
     return GAP
 
 
+def own_attribute(node: ast.AST) -> str:
+    """Return the name in ``self.NAME.format(…)``, or nothing: each class has a text of its own."""
+    value = node.func.value if isinstance(node, ast.Call) else None
+    own = isinstance(value, ast.Attribute) and getattr(value.value, "id", "") == "self"
+    return value.attr if own else ""
+
+
+@cache
+def attributes() -> dict[str, list[Raised]]:
+    """Return the texts that classes set as attributes, by the attribute's name."""
+    found: dict[str, list[Raised]] = {}
+    for path in SOURCES:
+        tree = ast.parse(path.read_text("utf-8"))
+        constants = module_constants(tree)
+        for node in (n for c in tree.body if isinstance(c, ast.ClassDef) for n in c.body):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                text = re.sub(r"\{\w*\}", GAP, text_of(node.value, constants))
+                where = f"{path.relative_to(ROOT).as_posix()}:{node.lineno}"
+                found.setdefault(node.targets[0].id, []).append(Raised(where, text))
+    return found
+
+
+def module_constants(tree: ast.Module) -> dict[str, str]:
+    """Return the texts of a module's constants."""
+    return {
+        target.id: text_of(node.value, {})
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
 @cache
 def texts(raised_only: bool) -> list[Raised]:
     """Return the texts of all errors raised, or all texts there are (for warnings too)."""
     found = []
     for path in PACK:
         tree = ast.parse(path.read_text("utf-8"))
-        constants = {
-            target.id: text_of(node.value, {})
-            for node in tree.body
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
+        constants = module_constants(tree)
         for node in ast.walk(tree):
             where = f"{path.relative_to(ROOT).as_posix()}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in RAISED:
                 assert node.args, f"{where}: an error without a text"
-                found.append(Raised(where, text_of(node.args[0], constants)))
+                if name := own_attribute(node.args[0]):
+                    assert attributes().get(name), f"{where}: no class has the text {name}"
+                    found += [each for each in attributes()[name] if each not in found]
+                else:
+                    found.append(Raised(where, text_of(node.args[0], constants)))
             elif not raised_only and isinstance(node, (ast.JoinedStr, ast.Constant)):
                 found.append(Raised(where, text_of(node, constants)))
     return found

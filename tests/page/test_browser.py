@@ -31,7 +31,7 @@ from pulid_pack.nodes.old_packs.table import TABLE
 from serving import Server
 from standins import more
 from standins.photos import pictures
-from standins.server import TEXT_ENCODER_PACK
+from standins.server import STANDIN_PACKS
 
 pytestmark = pytest.mark.browser
 
@@ -45,6 +45,7 @@ NEWEST = ("newest classic", "newest vue")
 READABLE = 4.5  # contrast of text, WCAG 2 level AA
 EMPTY = {"nodes": [], "links": [], "version": 0.4}
 APPLY, ENCODE = "PuLIDFluxApply", "PuLIDFluxEncodeIdentity"
+OURS = ("PuLIDFlux", "PuLIDSDXL")
 OLD_APPLIES = [row.id for row in TABLE if row.new_id == APPLY]
 # Encode, with a batch of two photos, for itself
 ENCODE_ALONE = """() => {
@@ -85,7 +86,7 @@ def serve(host, folder: Path, arguments: Sequence[str] = ()) -> Iterator[Server]
     named = dict.fromkeys(photo_names(), Image.fromarray(skimage.data.astronaut())) | pictures()
     named["group.jpg"] = group
     named["turned.png"] = group.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    with Server(host, more.prepare_more_models(), [TEXT_ENCODER_PACK], arguments) as server:
+    with Server(host, more.prepare_more_models(), STANDIN_PACKS, arguments) as server:
         for name, picture in named.items():
             picture.save(folder / name)
             server.upload(folder / name)
@@ -402,7 +403,7 @@ def test_faces_of_a_batch_by_keyboard_and_not_against_a_link(tab, renderer):
 def our_nodes(server) -> dict[str, dict]:
     """Return the descriptions of this pack's nodes."""
     info = server.object_info()
-    return {key: node for key, node in info.items() if key.startswith("PuLIDFlux")}
+    return {key: node for key, node in info.items() if key.startswith(OURS)}
 
 
 def described(node: dict) -> dict[str, list]:
@@ -481,7 +482,7 @@ BAR = """() => {
 
 
 @everywhere
-@pytest.mark.parametrize("kind", [APPLY, "PuLIDFluxApplyIdentity"])
+@pytest.mark.parametrize("kind", [f"{own}Apply{what}" for own in OURS for what in ("", "Identity")])
 def test_window_bar_follows_the_widgets_and_is_not_saved(tab, kind):
     tab.open(EMPTY)
     tab.page.evaluate(f"tests.lookAt(tests.add('{kind}', [0, 0]))")

@@ -13,6 +13,7 @@ from standins.workshop import read_shipped
 
 FILES = sorted((WORKFLOWS / "api").glob("*.json"))
 TITLE_BAR = 30
+WITHOUT_PHOTO = "sdxl_pulid_from_identity"
 HELD_PLACE = "example.png"  # a drawing that every ComfyUI comes with
 
 
@@ -88,11 +89,12 @@ def test_blueprint_holds_together(file):
 def test_pictures_are_there_on_a_fresh_install_and_the_note_says_to_choose(host, file):
     prompt = read_shipped(file.stem)
     loads = [n["inputs"]["image"] for n in prompt.values() if n["class_type"] == "LoadImage"]
-    assert set(loads) == {HELD_PLACE}
+    assert set(loads) <= {HELD_PLACE}
     assert (host.path / "input" / HELD_PLACE).is_file()
     workflow = json.loads((WORKFLOWS / file.name).read_text("utf-8"))
     (note,) = [n["widgets_values"][0] for n in workflow["nodes"] if n["type"] == "MarkdownNote"]
-    assert f"**{HELD_PLACE}**" in note and "choose your own before you run" in note
+    said = f"**{HELD_PLACE}**" in note and "choose your own before you run" in note
+    assert said or file.stem == WITHOUT_PHOTO and not loads
     assert "`" not in note, "the Vue renderer's colour for code is dark blue"
 
 
@@ -105,6 +107,71 @@ def test_settings_are_what_the_notes_say():
     low = read_shipped("flux_pulid_low_memory")
     assert low[node_of(low, "UNETLoader")]["inputs"]["weight_dtype"] == "fp8_e4m3fn"
     assert low[node_of(low, "PuLIDFluxLoadInsightFace")]["inputs"]["provider"] == "CPU"
-    two = read_shipped("flux_pulid_two_people")
-    regions = [n["inputs"]["region"] for n in two.values() if n["class_type"] == "PuLIDFluxApply"]
-    assert sorted(regions) == ["left half", "right half"]
+    for two in (read_shipped("flux_pulid_two_people"), read_shipped("sdxl_pulid_two_people")):
+        applies = [n["inputs"] for n in two.values() if n["class_type"].endswith("Apply")]
+        assert sorted(apply["region"] for apply in applies) == ["left half", "right half"]
+
+
+# the authors' demos of v1 and v1.1: sampler, identity, size
+AUTHORS = {
+    "sdxl_pulid_lightning": (
+        {"steps": 4, "cfg": 1.2, "sampler_name": "dpmpp_2m", "scheduler": "simple"},
+        {"method": "fidelity", "weight": 0.8, "start_at": 0.0, "end_at": 1.0},
+        (768, 1024),
+        "pulid_v1.bin",
+    ),
+    "sdxl_pulid_style": (
+        {"steps": 4, "cfg": 1.2, "sampler_name": "dpmpp_2m", "scheduler": "simple"},
+        {"method": "style", "weight": 0.8, "start_at": 0.0, "end_at": 1.0},
+        (768, 1024),
+        "pulid_v1.bin",
+    ),
+    "sdxl_pulid_basic": (
+        {"steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"},
+        {"method": "custom", "num_zero": 20, "projection": "ortho_v2", "weight": 0.8},
+        (896, 1152),
+        "pulid_v1.1.safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_settings_are_those_of_the_authors_demos(name):
+    prompt, (sampling, identity, size, file) = read_shipped(name), AUTHORS[name]
+
+    def inputs(kind: str) -> dict[str, Any]:
+        return prompt[node_of(prompt, kind)]["inputs"]
+
+    assert sampling.items() <= inputs("KSampler").items()
+    assert identity.items() <= inputs("PuLIDSDXLApply").items()
+    assert (inputs("EmptyLatentImage")["width"], inputs("EmptyLatentImage")["height"]) == size
+    assert inputs("PuLIDSDXLLoadModel")["model_name"] == file
+
+
+AVATAR = {  # the parameters of the public infer_pulid task: title -> input, value
+    "Steps": ("value", 4),
+    "Guidance": ("value", 1.2),
+    "ID guidance": ("value", 0.8),
+    "Seed": ("value", 42),
+    "Width": ("value", 1024),
+    "Height": ("value", 1024),
+    "Number of images": ("value", 1),
+    "Mode": ("method", "fidelity"),
+    "ID mix": ("fusion", "first-five"),
+}
+
+
+def test_avatar_takes_each_parameter_in_a_node_of_that_title():
+    prompt = read_shipped("sdxl_pulid_avatar")
+    titled = {node["_meta"]["title"]: node["inputs"] for node in prompt.values()}
+    for title, (name, value) in AVATAR.items():
+        assert titled[title][name] == value
+    assert titled["Prompt"]["value"] and titled["Negative prompt"]["value"]
+    titles = {key: node["_meta"]["title"] for key, node in prompt.items()}
+    sampler = prompt[node_of(prompt, "KSampler")]["inputs"]
+    linked = {name: titles[sampler[name][0]] for name in ("seed", "steps", "cfg")}
+    assert linked == {"seed": "Seed", "steps": "Steps", "cfg": "Guidance"}
+    assert titles[titled["Mode"]["weight"][0]] == "ID guidance"
+    latent = prompt[node_of(prompt, "EmptyLatentImage")]["inputs"]
+    linked = {name: titles[value[0]] for name, value in latent.items()}
+    assert linked == {"width": "Width", "height": "Height", "batch_size": "Number of images"}

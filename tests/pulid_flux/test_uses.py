@@ -36,5 +36,5 @@ def test_equal_tokens_share_a_fold(pulid):
     ):
         apply = PuLIDFluxApplyIdentity.execute
         model = apply(model, pulid, person(seed), 1.0, 0.0, 1.0, unconditional=unconditional)[0]
-    found = [(used.positive, used.negative) for used in hooks_of(model).folds]
+    found = [(used.positive, used.negative) for used in hooks_of(model).shared]
     assert found == [((0, 2, 3), ()), ((1,), (1,)), ((), (0, 3))]

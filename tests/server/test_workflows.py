@@ -32,7 +32,7 @@ def test_it_runs_to_a_picture_that_each_identity_changes(workshop, file):
     for picture in made:
         assert picture.std(axis=(0, 1)).max() > 5, "one flat colour"
     for node in prompt.values():
-        if node["class_type"].startswith("PuLIDFluxApply"):
+        if node["class_type"].startswith(("PuLIDFluxApply", "PuLIDSDXLApply")):
             given, node["inputs"] = node["inputs"], node["inputs"] | {"weight": 0.0}
             (other,) = shown(workshop, workshop.queue(prompt), prompt)
             assert np.abs(made[0].astype(int) - other).mean() > 0.05

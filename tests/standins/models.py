@@ -80,3 +80,11 @@ def write_files(folder: Path) -> None:
     faces.write_face_pack(folder / FACE_PACK)
     faces.write_parsing(folder / PARSING)
     faces.write_retinaface(folder / RETINAFACE)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Give a file a second name where the file system can do that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

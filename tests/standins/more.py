@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -19,8 +18,9 @@ from standins.flux import (
     write_chroma,
     write_flux,
 )
-from standins.models import HOST_DIR, WRITERS, prepare_folder, prepare_models
+from standins.models import HOST_DIR, WRITERS, link_or_copy, prepare_folder
 from standins.pulid import write_pulid
+from standins.sdxl_files import CONTEXT, prepare_sdxl_models
 
 FILL = "diffusion_models/flux1-fill-dev.safetensors"
 KONTEXT = "diffusion_models/flux1-dev-kontext_fp8_scaled.safetensors"
@@ -30,6 +30,7 @@ CHROMA_PULID = "pulid/pulid_flux_for_chroma.safetensors"
 LORA = "loras/anime_lora_comfy_converted.safetensors"
 CONTROLNET = "controlnet/flux-canny-controlnet-v3.safetensors"
 IDENTITY = "pulid_identities/person.safetensors"
+SDXL_IDENTITY = "pulid_identities/person_sdxl.safetensors"
 HIDDEN, TOKENS, TOKEN_WIDTH = 128, 32, 96
 
 
@@ -37,19 +38,11 @@ def prepare_more_models(parent: Path = HOST_DIR) -> Path:
     """Return a models folder with the usual stand-ins and these, written once for a version."""
 
     def write(folder: Path) -> None:
-        usual = prepare_models(parent)
+        usual = prepare_sdxl_models(parent)
         shutil.copytree(usual, folder, copy_function=link_or_copy, dirs_exist_ok=True)
         write_more_models(folder)
 
-    return prepare_folder("workflow-models", (*WRITERS, "more"), write, parent)
-
-
-def link_or_copy(source: str, target: str) -> None:
-    """Give a file a second name where the file system can do that."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    return prepare_folder("workflow-models", (*WRITERS, "sdxl_files", "more"), write, parent)
 
 
 def write_more_models(folder: Path) -> None:
@@ -63,7 +56,7 @@ def write_more_models(folder: Path) -> None:
     write_pulid(folder / CHROMA_PULID, 3072, **widths)
     write_lora(folder / LORA)
     write_controlnet(folder / CONTROLNET)
-    write_identity(folder / IDENTITY)
+    write_identities(folder)
 
 
 def write_lora(path: Path, rank: int = 4) -> None:
@@ -99,11 +92,12 @@ def write_controlnet(path: Path, depth: int = 2) -> None:
     save(weights, path, torch.bfloat16)
 
 
-def write_identity(path: Path) -> None:
-    """Write an identity as Save PuLID Identity does."""
+def write_identities(folder: Path) -> None:
+    """Write identities of FLUX and of SDXL v1.1 as Save PuLID Identity does."""
     from pulid_pack.identity.files import save_identity
-    from pulid_pack.identity.identity import Identity
+    from pulid_pack.identity.identity import FLUX, SDXL_V1_1, Identity
 
     generator = torch.Generator().manual_seed(10)
-    tokens = torch.randn(2, 1, TOKENS, TOKEN_WIDTH, generator=generator)
-    save_identity(Identity(tokens[0], 0.1 * tokens[1]), path)
+    for file, family, width in ((IDENTITY, FLUX, TOKEN_WIDTH), (SDXL_IDENTITY, SDXL_V1_1, CONTEXT)):
+        tokens = torch.randn(2, 1, TOKENS, width, generator=generator)
+        save_identity(Identity(tokens[0], 0.1 * tokens[1], family), folder / file)

@@ -16,6 +16,8 @@ from pulid_pack.identity.identity import SDXL_V1, Identity
 from pulid_pack.pulid_sdxl.checkpoint import PulidSDXLModel, from_state_dict
 from torch import Tensor
 
+from standins.sdxl_files import mlp_shapes
+
 GOLDEN = places.GOLDEN / "sdxl"
 MANIFEST = json.loads((GOLDEN / "sdxl_manifest.json").read_text())
 TIMESTEP = MANIFEST["unet_with_id"]["timestep"]
@@ -46,24 +48,6 @@ def small_sdxl(dtype: torch.dtype = torch.float32, **changes) -> ModelPatcher:
     base.eval().requires_grad_(False)
     device = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(base, load_device=device, offload_device=device)
-
-
-def mlp_shapes(
-    prefix: str, output: int, id_cond: int = 576, vit: int = 128, hidden: int = 64
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of v1's ID encoder, narrow where not told otherwise."""
-    parts = [("body", id_cond, 5 * output)]
-    for i in range(5):
-        parts += [(f"mapping_{i}", vit, output), (f"mapping_patch_{i}", vit, output)]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, inputs, outputs in parts:
-        for at, width, rows in ((0, inputs, hidden), (3, hidden, hidden), (6, hidden, outputs)):
-            shapes[f"{prefix}{name}.{at}.weight"] = (rows, width)
-            shapes[f"{prefix}{name}.{at}.bias"] = (rows,)
-        for at in (1, 4):
-            shapes[f"{prefix}{name}.{at}.weight"] = (hidden,)
-            shapes[f"{prefix}{name}.{at}.bias"] = (hidden,)
-    return shapes
 
 
 def layer_shapes() -> dict[str, tuple[int, ...]]:

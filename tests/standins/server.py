@@ -17,6 +17,7 @@ from standins.models import prepare_models
 sys.path.append(str(ROOT / "scripts"))
 
 TEXT_ENCODER_PACK = Path(__file__).parent / "text_encoder_pack"
+STANDIN_PACKS = [TEXT_ENCODER_PACK, Path(__file__).parent / "small_sdxl_pack"]
 CENSUS_PACK = Path(__file__).parent / "census_pack"
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 NOTES = ("Note", "MarkdownNote")

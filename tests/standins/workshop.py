@@ -14,7 +14,7 @@ from places import WORKFLOWS
 
 from standins import more
 from standins.photos import SIZE, pictures
-from standins.server import TEXT_ENCODER_PACK, node_of, set_inputs
+from standins.server import STANDIN_PACKS, node_of, set_inputs
 
 # which photo takes its place in the node of each title
 PHOTOS = {
@@ -28,6 +28,7 @@ PHOTOS = {
     "Picture to change, with a mask": "scene.png",
     "Picture whose outlines to follow": "pose.png",
 }
+SIZES = {"Width": SIZE[0], "Height": SIZE[1]}
 CLIP_LOADERS = {"clip_name1": "t5xxl_fp8_e4m3fn.safetensors", "clip_name2": "clip_l.safetensors"}
 
 
@@ -37,7 +38,7 @@ def workshop(host, tmp_path_factory):
     from serving import Server
 
     folder = tmp_path_factory.mktemp("photos")
-    with Server(host, more.prepare_more_models(), [TEXT_ENCODER_PACK]) as running:
+    with Server(host, more.prepare_more_models(), STANDIN_PACKS) as running:
         for name, picture in pictures().items():
             picture.save(folder / name)
             running.upload(folder / name)
@@ -54,9 +55,12 @@ def smaller(prompt: dict[str, Any]) -> dict[str, Any]:
     for node in prompt.values():
         if node["class_type"] == "LoadImage":
             node["inputs"]["image"] = PHOTOS.get(node["_meta"]["title"], node["inputs"]["image"])
+        if node["_meta"]["title"] in SIZES:
+            node["inputs"]["value"] = SIZES[node["_meta"]["title"]]
     kinds = {node["class_type"] for node in prompt.values()}
-    if "EmptySD3LatentImage" in kinds:
-        set_inputs(prompt, "EmptySD3LatentImage", width=SIZE[0], height=SIZE[1])
+    for kind in kinds & {"EmptySD3LatentImage", "EmptyLatentImage"}:
+        if not isinstance(prompt[node_of(prompt, kind)]["inputs"]["width"], list):
+            set_inputs(prompt, kind, width=SIZE[0], height=SIZE[1])
     if "KSampler" in kinds:
         set_inputs(prompt, "KSampler", steps=3)
     if "FluxKontextImageScale" in kinds:  # it would make it a megapixel

@@ -8,7 +8,7 @@ from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from standins.lab import person, sample, small_flux, small_pulid
 
 SAID = (
-    "PuLID-Flux: identity 1 has a mask or region, but another node samples the image in tiles "
+    "PuLID: identity 1 has a mask or region, but another node samples the image in tiles "
     "(latent (12, 5) of (12, 10)), so the mask covers each tile as a whole. Remove the mask and "
     "region, or the tiles."
 )
