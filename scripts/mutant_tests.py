@@ -67,8 +67,8 @@ FILES: dict[str, tuple[str, str]] = {
         "not meets and not every_size and not nvidia",
     ),
     "encoders/faces.py": (
-        "encoders/test_faces.py",
-        "shapes or shown or colours or beyond or skip or plain or cosine "
+        "encoders/test_faces.py encoders/test_landmarks.py",
+        "only_retinaface or shapes or shown or colours or beyond or skip or plain or cosine "
         "or unfit or (index and (named or leftmost))",
     ),
     "encoders/landmarks.py": (

@@ -25,6 +25,10 @@ def test_wrong_and_damaged_torch_files_are_named(face_files, tmp_path):
     with pytest.raises(FileNotFoundError, match="none.pth"):
         parsing.load_parser(tmp_path / "none.pth")
     tensors = torch.load(retina, weights_only=True)
+    other = {k: v for k, v in tensors.items() if "ClassHead" not in k}  # some other detector
+    torch.save(other, cut)
+    with pytest.raises(ValueError, match=r"cut.pth is not a RetinaFace model"):
+        landmarks.load_landmarks(cut)
     del tensors["module.fpn.merge1.0.weight"]
     torch.save(tensors, cut)
     with pytest.raises(ValueError, match=r"lacks module.fpn.merge1.0.weight"):
