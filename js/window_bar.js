@@ -36,7 +36,8 @@ function question(node) {
   const schedule = scheduleBehind(node);
   if (!schedule || names.some((name) => isLinked(node, name))) return;
   const window = Object.fromEntries(names.map((name) => [name, widgetOf(node, name)?.value]));
-  return new URLSearchParams({ ...window, ...schedule });
+  const sdxl = node.comfyClass.includes("SDXL");
+  return new URLSearchParams({ ...window, ...schedule, sdxl });
 }
 
 /** Ask the server for the weight's factor in each step; nothing if it does not know. */

@@ -17,9 +17,17 @@ from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.uses import FluxUse
 from . import types
-from .encode import encode_own, face_inputs, points_inputs
+from .encode import encode_own
 from .feedback import show_steps
-from .settings import mask_input, region_inputs, strength_inputs, timing_inputs, weight_input
+from .settings import (
+    face_inputs,
+    mask_input,
+    points_inputs,
+    region_inputs,
+    strength_inputs,
+    timing_inputs,
+    weight_input,
+)
 
 # weight, what it means, usual values of start_at
 STRENGTH = (

@@ -12,7 +12,8 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..host_versions import newer
-from ..identity.files import blend, checked_name, load_identity, save_identity
+from ..identity.blending import blend
+from ..identity.files import checked_name, load_identity, save_identity
 from ..identity.identity import Identity
 from . import folders, types
 

@@ -18,9 +18,16 @@ from ..pulid_sdxl.checkpoint import PulidSDXLModel
 from ..pulid_sdxl.id_attention import PROJECTIONS
 from ..pulid_sdxl.uses import METHODS, SDXLUse
 from . import types
-from .encode import encode_own, face_inputs, points_inputs
+from .encode import encode_own
 from .feedback import show_steps
-from .settings import mask_input, region_inputs, strength_inputs, timing_inputs
+from .settings import (
+    face_inputs,
+    mask_input,
+    points_inputs,
+    region_inputs,
+    strength_inputs,
+    timing_inputs,
+)
 
 CUSTOM = "custom"
 # weight, what it means, usual values of start_at

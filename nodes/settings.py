@@ -1,4 +1,4 @@
-"""Inputs that the Apply nodes of all model families share."""
+"""Inputs that several nodes have: strength, window, mask and region, and which face is meant."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..encoders.faces import FACE_ORDERS, ON_NO_FACE
+from ..identity.fusion import FUSIONS
 from ..identity.masks import BOX, REGIONS
 from ..identity.run import UNCONDITIONAL
 from ..identity.window import CURVES
@@ -111,4 +113,104 @@ def region_inputs() -> list[io.Input]:
             tooltip="For region = box: left, top, width and height in percent of the image.",
             **more,
         ),
+    ]
+
+
+def face_inputs(optional: bool) -> list[io.Input]:
+    """Return the inputs that say which face is meant and how photos are joined.
+
+    ``optional`` is for the node that hands them on to Encode PuLID Identity.
+    """
+    some = {"optional": optional, "advanced": optional or None}
+    more = {"optional": True, "advanced": True}
+    return [
+        io.Combo.Input(
+            "face",
+            options=list(FACE_ORDERS),
+            default=FACE_ORDERS[0],
+            tooltip="The order in which faces are counted; the first is used unless face_index "
+            "says otherwise.",
+            optional=optional,
+        ),
+        io.Int.Input(
+            "face_index",
+            default=0,
+            min=0,
+            max=999,
+            tooltip="Which face in that order, counted from 0. The node shows the numbers.",
+            optional=optional,
+        ),
+        io.Combo.Input(
+            "fusion",
+            options=list(FUSIONS),
+            default=FUSIONS[0],
+            tooltip="How several photos become one identity. joint: through the encoder "
+            "together, as the authors do. mean: the average. concat: all tokens side by side, "
+            "slower to sample. first-five, id_mix: the authors' ways for SDXL v1, where joint "
+            "means first-five; id_mix mixes people.",
+            **some,
+        ),
+        io.Combo.Input(
+            "on_no_face",
+            options=list(ON_NO_FACE),
+            default=ON_NO_FACE[0],
+            tooltip="What to do when no face is found in a photo. error: stop. skip: leave that "
+            "photo out; if none is left, use the model without identity. plain model: use the "
+            "model without identity. The node says which happened.",
+            **some,
+        ),
+        io.Boolean.Input(
+            "grayscale",
+            default=True,
+            tooltip="Show EVA-CLIP the face without colour, as in PuLID's training. Off lets "
+            "the photo's skin tone and lighting into the image.",
+            **some,
+        ),
+        io.Float.Input(
+            "fusion_weight_max",
+            default=1.0,
+            min=0.0,
+            max=20.0,
+            step=0.1,
+            tooltip="auto_weight: the weight of the strongest photo, for each token.",
+            **more,
+        ),
+        io.Float.Input(
+            "fusion_weight_min",
+            default=0.0,
+            min=0.0,
+            max=20.0,
+            step=0.1,
+            tooltip="auto_weight: the weight of the weakest photo, for each token.",
+            **more,
+        ),
+        io.Int.Input(
+            "train_step",
+            default=1000,
+            min=0,
+            max=20000,
+            tooltip="train_weight: for how many steps the mixing weights are trained.",
+            **more,
+        ),
+        io.Image.Input(
+            "prior_image",
+            optional=True,
+            tooltip="One more photo, placed before the others; joint does not use it. "
+            "train_weight: the photo to approximate; without it, the first of the batch.",
+        ),
+    ]
+
+
+def points_inputs() -> list[io.Input]:
+    """Return the points of a face that no detector finds; last, as files store values in order."""
+    return [
+        io.String.Input(
+            "face_points",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="For a face that no detector finds (a drawing, a close-up): left eye, right "
+            "eye, nose, left and right corner of the mouth, each as x, y in percent of the "
+            "photo. Clicking them in the photo on the node sets it. Empty: detect the face.",
+        )
     ]

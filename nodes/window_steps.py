@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from comfy.model_sampling import ModelSamplingFlux
+from comfy.model_sampling import ModelSamplingDiscrete, ModelSamplingFlux
 from comfy.samplers import SCHEDULER_NAMES, calculate_sigmas
 from server import PromptServer
 
@@ -31,16 +31,22 @@ class Schedule:
     first: int = 0  # KSampler (Advanced)'s start_at_step and end_at_step
     last: int = MOST_STEPS
     rising: bool = False
+    sdxl: bool = False
+
+    @property
+    def sampling(self) -> ModelSamplingFlux | ModelSamplingDiscrete:
+        """The model's relation of steps and sigmas, with its default settings."""
+        return ModelSamplingDiscrete() if self.sdxl else ModelSamplingFlux()
 
     def sigmas(self) -> list[float]:
         """Return the run's sigmas, one more than it has steps, as ComfyUI's nodes make them.
 
-        With FLUX's default shift; another one moves the sigmas and the window alike.
+        Another shift than FLUX's default moves the sigmas and the window alike.
         """
         if self.denoise <= 0:
             return []
         total = self.steps if self.denoise > 0.9999 else int(self.steps / self.denoise)
-        sigmas = calculate_sigmas(ModelSamplingFlux(), self.scheduler, total)
+        sigmas = calculate_sigmas(self.sampling, self.scheduler, total)
         kept = sigmas[-(self.steps + 1) :][: self.last + 1][self.first :].tolist()
         return kept[::-1] if self.rising else kept
 
@@ -48,7 +54,7 @@ class Schedule:
 def factors(window: Window, schedule: Schedule) -> list[float]:
     """Return what the weight is multiplied with in each step of a run; 0 where nothing acts."""
     sigmas = schedule.sigmas()
-    opened = window.resolve(ModelSamplingFlux().percent_to_sigma, sigmas)
+    opened = window.resolve(schedule.sampling.percent_to_sigma, sigmas)
     return [opened.factor(sigma) for sigma in sigmas[:-1]]
 
 
@@ -84,4 +90,5 @@ def read(query: Mapping[str, Any]) -> tuple[Window, Schedule] | None:
     if denoise > 0 and count / denoise > MOST_STEPS:
         return None
     window = Window(start_at, end_at, start_step, end_step, curve)
-    return window, Schedule(count, scheduler, denoise, first, last, rising == "true")
+    sdxl = query.get("sdxl") == "true"
+    return window, Schedule(count, scheduler, denoise, first, last, rising == "true", sdxl)

@@ -55,7 +55,7 @@ def own_attribute(node: ast.AST) -> str:
 def attributes() -> dict[str, list[Raised]]:
     """Return the texts that classes set as attributes, by the attribute's name."""
     found: dict[str, list[Raised]] = {}
-    for path in SOURCES:
+    for path in PACK:
         tree = ast.parse(path.read_text("utf-8"))
         constants = module_constants(tree)
         for node in (n for c in tree.body if isinstance(c, ast.ClassDef) for n in c.body):

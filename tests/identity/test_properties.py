@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
-from pulid_pack.identity.files import blend, checked_name
+from pulid_pack.identity.blending import blend
+from pulid_pack.identity.files import checked_name
 from pulid_pack.identity.fusion import FUSIONS, FusionOptions, fuse
 from pulid_pack.identity.identity import Identity
 from pulid_pack.identity.masks import normalise_mask, to_tokens

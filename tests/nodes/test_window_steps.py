@@ -12,6 +12,8 @@ from pulid_pack.identity.window import Window
 from pulid_pack.nodes.window_steps import Schedule, factors, read
 from pulid_pack.pulid_flux.apply import apply_identity
 from pulid_pack.pulid_flux.uses import FluxUse
+from pulid_pack.pulid_sdxl.apply import apply_identity as apply_to_sdxl
+from pulid_pack.pulid_sdxl.uses import SDXLUse
 from standins.lab import cond, person, small_flux, small_pulid
 
 QUERY = {"start_at": "0.2", "end_at": "1", "start_step": "-1", "end_step": "-1"}
@@ -75,6 +77,30 @@ def test_a_run_acts_in_the_steps_that_were_told(name, scheduler, denoise, steps)
     )
     expected = acting(window, Schedule(steps, scheduler, denoise))
     assert told == [(len(expected), steps)]
+
+
+@pytest.mark.parametrize(("scheduler", "steps"), [("karras", 8), ("simple", 4)])
+def test_a_run_of_sdxl_acts_in_the_steps_that_were_told(scheduler, steps):
+    from standins import sdxl
+
+    import nodes
+
+    told = []
+    window = Window(0.3, 0.8)
+    use = SDXLUse(
+        pulid=sdxl.tiny_pulid(),
+        identity=sdxl.someone(1),
+        weight=1.0,
+        window=window,
+        report=lambda *counted: told.append(counted),
+    )
+    model = apply_to_sdxl(sdxl.tiny_sdxl(), use)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    conds = sdxl.text(1), sdxl.text(2)
+    nodes.common_ksampler(model, 1, steps, 1.0, "euler", scheduler, *conds, latent)
+    query = QUERY | {"start_at": "0.3", "end_at": "0.8", "steps": str(steps), "sdxl": "true"}
+    expected = acting(*read(query | {"scheduler": scheduler}))
+    assert told == [(len(expected), steps)] and 0 < len(expected) < steps
 
 
 @pytest.mark.parametrize(

@@ -6,45 +6,43 @@ the nodes are left in ``output/screenshots``.
 
 from __future__ import annotations
 
-import io
 import json
 import urllib.error
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-import browsing
-import hosting
 import numpy as np
 import pytest
-import skimage.data
-from browsing import Tab, comparable, open_tab
+from browsing import Tab, comparable
 from old_samples import PASS_ON, SAMPLES, old_prompt, read, samples
 from PIL import Image
 from places import ROOT, WORKFLOWS
-from playwright.sync_api import Browser
 from pulid_pack.nodes import folders
 from pulid_pack.nodes.old_packs import files as old_files
 from pulid_pack.nodes.old_packs.schemas import CLASSES
 from pulid_pack.nodes.old_packs.table import TABLE
-from serving import Server
 from standins import more
-from standins.photos import pictures
-from standins.server import STANDIN_PACKS
+from standins.pages import (
+    APPLY,
+    EMPTY,
+    ENCODE,
+    RENDERERS,
+    SCREENSHOTS,
+    checked,
+    everywhere,
+    fetch,
+    found_faces,
+    in_turn,
+    on,
+)
 
 pytestmark = pytest.mark.browser
 
 FILES = sorted(WORKFLOWS.glob("*.json"))
 PICTURES = sorted(WORKFLOWS.glob("*.png"))
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
-SCREENSHOTS = ROOT / "output" / "screenshots"
 BYPASSED = 4
-RENDERERS = ("classic", "vue")
-NEWEST = ("newest classic", "newest vue")
 READABLE = 4.5  # contrast of text, WCAG 2 level AA
-EMPTY = {"nodes": [], "links": [], "version": 0.4}
-APPLY, ENCODE = "PuLIDFluxApply", "PuLIDFluxEncodeIdentity"
 OURS = ("PuLIDFlux", "PuLIDSDXL")
 OLD_APPLIES = [row.id for row in TABLE if row.new_id == APPLY]
 # Encode, with a batch of two photos, for itself
@@ -61,96 +59,6 @@ ENCODE_ALONE = """() => {
     { ...models, image: [batch, 0] });
   tests.add("PreviewImage", [1300, 0], {}, { images: [encode, 2] });
 }"""
-
-
-def all_nodes(workflow: dict) -> Iterator[dict]:
-    """Yield every node of a workflow file, those inside subgraphs too."""
-    yield from workflow["nodes"]
-    for subgraph in workflow.get("definitions", {}).get("subgraphs", []):
-        yield from subgraph["nodes"]
-
-
-def photo_names() -> set[str]:
-    """Return the names of the pictures that old files load."""
-    nodes = [node for file in samples() + samples(sdxl=True) for node in all_nodes(read(file))]
-    kinds = ("LoadImage", "LoadImageMask")
-    return {node["widgets_values"][0] for node in nodes if node["type"] in kinds}
-
-
-@contextmanager
-def serve(host, folder: Path, arguments: Sequence[str] = ()) -> Iterator[Server]:
-    """Run a server with every model that a workflow names, and photos of a group."""
-    import insightface
-
-    group = Image.open(Path(insightface.__file__).parent / "data" / "images" / "t1.jpg")
-    named = dict.fromkeys(photo_names(), Image.fromarray(skimage.data.astronaut())) | pictures()
-    named["group.jpg"] = group
-    named["turned.png"] = group.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    with Server(host, more.prepare_more_models(), STANDIN_PACKS, arguments) as server:
-        for name, picture in named.items():
-            picture.save(folder / name)
-            server.upload(folder / name)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def workshop(host, tmp_path_factory) -> Iterator[Server]:
-    """Return a server with the page that its ComfyUI asks for."""
-    with serve(host, tmp_path_factory.mktemp("photos")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def newest(host, tmp_path_factory) -> Iterator[Server]:
-    """Return a server with the newest page."""
-    page = ("--front-end-root", str(hosting.newest_page(host.python)))
-    with serve(host, tmp_path_factory.mktemp("photos"), page) as server:
-        yield server
-
-
-def in_turn(paths: list[Path]) -> pytest.MarkDecorator:
-    """Return the parameters for a test that opens each file in one renderer, the two in turn."""
-    pairs = [(RENDERERS[i % 2], path) for i, path in enumerate(paths)]
-    return pytest.mark.parametrize(
-        ("opened", "path"), pairs, indirect=["opened"], ids=[p.stem for p in paths], scope="module"
-    )
-
-
-def on(*pages: str) -> pytest.MarkDecorator:
-    """Return the mark of a test that runs on these pages."""
-    return pytest.mark.parametrize("opened", pages, indirect=True, scope="module")
-
-
-everywhere = on(*RENDERERS, *NEWEST)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Return a running Chromium."""
-    with browsing.start(hosting.chromium()) as running:
-        yield running
-
-
-@pytest.fixture(scope="module", params=RENDERERS)
-def opened(request, browser) -> Iterator[Tab]:
-    """Return the page in each of the two renderers."""
-    server = request.getfixturevalue("newest" if "newest" in request.param else "workshop")
-    with open_tab(browser, server, vue="vue" in request.param) as tab:
-        yield tab
-
-
-@pytest.fixture
-def tab(opened) -> Iterator[Tab]:
-    """Return the page, and see that the test caused no error in it."""
-    opened.errors.clear()
-    yield opened
-    assert opened.errors == []
-
-
-@pytest.fixture
-def renderer(request) -> str:
-    """Return the name of the page and its renderer, for screenshots."""
-    return request.node.callspec.params["opened"]
 
 
 def api_form(file: Path) -> dict[str, tuple[str, dict]]:
@@ -185,11 +93,6 @@ def is_end(tab: Tab, event: dict) -> bool:
     """Say whether an event is from a node of the file that shows the result."""
     kind = "(id) => app.rootGraph.getNodeById(id)?.type"
     return tab.page.evaluate(kind, event["display_node"]) in ("SaveImage", "PreviewImage")
-
-
-def fetch(tab: Tab, picture: dict) -> np.ndarray:
-    """Return a picture that the server holds."""
-    return np.asarray(Image.open(io.BytesIO(tab.server.image(picture))).convert("RGB"), float)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -291,13 +194,6 @@ def choose(tab: Tab, number: int) -> None:
     tab.page.locator(".pulid-faces button").nth(number).click()
 
 
-def checked(tab: Tab) -> list[int]:
-    """Return which faces of the picker are marked."""
-    marks = "all => all.map((one) => one.getAttribute('aria-checked') === 'true')"
-    found = tab.page.locator(".pulid-faces button").evaluate_all(marks)
-    return [number for number, mark in enumerate(found) if mark]
-
-
 def face_index(tab: Tab, kind: str) -> int:
     """Return the value of the widget."""
     return tab.page.evaluate("(kind) => tests.widget(kind, 'face_index').value", kind)
@@ -307,12 +203,6 @@ def cached(tab: Tab, kind: str) -> bool:
     """Say whether the only node of this type came from the cache in the last run."""
     known = "tests.events.filter(({ kind }) => kind === 'execution_cached').flatMap((e) => e.nodes)"
     return tab.page.evaluate(f"(kind) => {known}.includes(String(tests.find(kind).id))", kind)
-
-
-def found_faces(events: list[dict]) -> dict:
-    """Return what the run told about the faces."""
-    (output,) = (e["output"] for e in events if "pulid_faces" in (e["output"] or {}))
-    return output
 
 
 @on(*RENDERERS, "newest vue")

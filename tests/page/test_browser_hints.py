@@ -1,6 +1,5 @@
 """In the browser: the steps of a window before the run, and a face given by five clicks."""
 
-# ruff: noqa: F811  fixtures have the names of arguments
 from __future__ import annotations
 
 import itertools
@@ -8,22 +7,16 @@ import json
 
 import pytest
 from PIL import Image
-from standins.server import WORKFLOWS
-from test_browser import (  # noqa: F401  fixtures
+from places import WORKFLOWS
+from standins.pages import (
     APPLY,
     EMPTY,
     SCREENSHOTS,
-    browser,
     checked,
     everywhere,
     fetch,
     found_faces,
-    newest,
     on,
-    opened,
-    renderer,
-    tab,
-    workshop,
 )
 
 pytestmark = pytest.mark.browser

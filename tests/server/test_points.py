@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 from PIL import Image
+from standins.listener import Listener, run
 from standins.server import node_of, set_inputs
-from test_server_clients import Listener, run
 
 pytestmark = pytest.mark.server
 
