@@ -54,7 +54,9 @@ window.tests = {
       for (const widget of node.widgets ?? []) {
         const values = widget.options?.values;
         if (Array.isArray(values) && values.length && !values.includes(widget.value)) {
-          const usual = values.find((value) => /^(flux1-dev\.|pulid_flux_v)/.test(value));
+          const sdxl = node.type === "PuLIDSDXLLoadModel";
+          const wanted = sdxl ? /^pulid_v1/ : /^(flux1-dev\.|pulid_flux_v)/;
+          const usual = values.find((value) => wanted.test(value));
           widget.value = usual ?? values[0];
         }
       }

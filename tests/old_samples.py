@@ -25,7 +25,12 @@ FOREIGN = {
     "LoadImagesFromDir //Inspire": ("LoadImage", ["portrait.png", "image"]),
     "MaskPreview+": ("MaskPreview", []),
 }
-PASS_ON = ("FluxForwardOverrider", "ApplyTeaCachePatch")
+PASS_ON = (
+    "FluxForwardOverrider",
+    "ApplyTeaCachePatch",
+    "IPAdapterUnifiedLoader",
+    "IPAdapterAdvanced",
+)
 HANDS_ON = (*PASS_ON, "Reroute", "SetNode")
 STAND_INS = {
     "unet_name": "flux1-dev.safetensors",
@@ -42,8 +47,6 @@ EXTRA_WIDGETS = {
     "BasicScheduler": ["scheduler", "steps", "denoise"],
     "SolidMask": ["value", "width", "height"],
     "MaskComposite": ["x", "y", "operation"],
-    "IPAdapterUnifiedLoader": ["preset"],
-    "IPAdapterAdvanced": ["weight", "weight_type", "combine_embeds", "start_at", "end_at"],
     **{name: [] for name in ("InvertMask", "BasicGuider", "SamplerCustomAdvanced", "MaskPreview")},
 }
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from old_samples import SAMPLES, all_nodes, of_kind, old_prompt, read, samples
@@ -15,7 +17,11 @@ from pulid_pack.nodes.old_packs.rows import EVA_CLIP, INSIGHT_FACE, SDXL_APPLY, 
 from pulid_pack.nodes.old_packs.schemas import CLASSES, NewNode
 from pulid_pack.nodes.old_packs.table import OLD
 from safetensors.torch import save_file
+from standins.photos import SIZE
 from standins.pulid import encoder_shapes
+from standins.sdxl_files import BASE
+from standins.sdxl_files import V1_1 as FILE_OF_V1_1
+from standins.workshop import shown
 
 V1 = "ip-adapter_pulid_sdxl_fp16.safetensors"
 V1_1 = "ip-adapter_pulidv1.1_sdxl_fp16.safetensors"
@@ -409,12 +415,43 @@ def test_file_for_flux_in_the_old_loader_is_named(tmp_path, monkeypatch):
         CLASSES[SDXL_MODEL].execute(**found)
 
 
+def runnable(workflow: dict[str, Any], **everywhere: Any) -> dict[str, Any]:
+    """Return a file's prompt with models and a photo that are there, small and quick."""
+    prompt = prompt_of(workflow)
+    width, height = SIZE
+    values = {"width": width, "height": height, "steps": 2, "ckpt_name": Path(BASE).name}
+    values |= everywhere
+    for node in prompt.values():
+        inputs = node["inputs"]
+        inputs |= {name: value for name, value in values.items() if name in inputs}
+        if node["class_type"] == "LoadImage":
+            inputs["image"] = "portrait.png"
+        if node["class_type"] == "UNETLoader":
+            inputs.setdefault("weight_dtype", "default")  # older files lack it; the page adds it
+        if "1.1" in inputs.get("pulid_file", ""):
+            inputs["pulid_file"] = Path(FILE_OF_V1_1).name
+    return prompt
+
+
 @pytest.mark.server
-def test_posted_prompt_is_upgraded_and_names_the_missing_file(server, portrait):
+@pytest.mark.parametrize("path", samples(sdxl=True), ids=lambda path: path.stem)
+def test_posted_as_it_is_it_runs_to_a_picture_with_the_identity(workshop, path):
+    made = []
+    for weight in ({}, {"weight": 0.0}):
+        prompt = runnable(read(path), **weight)
+        result = workshop.queue(prompt)
+        made += shown(workshop, result, prompt)
+    executed = workshop.get(f"/history/{result.prompt_id}")[result.prompt_id]["prompt"][2]
+    assert of_kind(executed, SDXL_APPLY)
+    assert not {node["class_type"] for node in executed.values()} & set(OLD)
+    assert made[0].std(axis=(0, 1)).max() > 5, "one flat colour"
+    assert np.abs(made[0].astype(int) - made[1]).mean() > 0.05, "the identity does nothing"
+
+
+@pytest.mark.server
+def test_posted_prompt_is_upgraded_and_names_the_missing_file(workshop):
     from client import PromptRefused
 
-    prompt = prompt_of(sample("cubiq_fidelity"))
-    prompt["12"]["inputs"]["image"] = portrait
-    prompt["16"]["inputs"]["pulid_file"] = "mine/gone.safetensors"
+    prompt = runnable(sample("cubiq_fidelity"), pulid_file="mine/gone.safetensors")
     with pytest.raises(PromptRefused, match="PuLID-SDXL model 'mine/gone.safetensors' was not"):
-        server.queue(prompt)
+        workshop.queue(prompt)
