@@ -30,6 +30,9 @@ NODES = {
     "PuLIDFluxEncodeIdentity": "Encode PuLID Identity",
     "PuLIDFluxApplyIdentity": "Apply PuLID-Flux Identity",
     "PuLIDFluxApply": "Apply PuLID-Flux",
+    "PuLIDSDXLLoadModel": "Load PuLID-SDXL Model",
+    "PuLIDSDXLApplyIdentity": "Apply PuLID-SDXL Identity",
+    "PuLIDSDXLApply": "Apply PuLID-SDXL",
 }
 FACE_NODES = ("PuLIDFluxLoadModel", "PuLIDFluxLoadEVACLIP", "PuLIDFluxLoadInsightFace")
 
@@ -59,7 +62,7 @@ def test_object_info_lists_the_nodes(server):
     info = server.object_info()
     for node, name in NODES.items():
         assert info[node]["display_name"] == name
-        assert info[node]["category"] == "PuLID-Flux"
+        assert info[node]["category"] == ("PuLID-SDXL" if "SDXL" in node else "PuLID-Flux")
 
 
 @pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)
@@ -81,7 +84,7 @@ def test_workflow_and_its_api_form_are_the_same_graph(server, file):
 @pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)
 def test_workflow_names_files_packs_and_picture(file):
     for node in json.loads(file.read_text("utf-8"))["nodes"]:
-        ours = node["type"].startswith("PuLIDFlux")
+        ours = node["type"].startswith("PuLID")
         if node["type"] not in ("Note", "MarkdownNote"):
             pack = "pulid-flux-native" if ours else "comfy-core"
             assert node["properties"]["cnr_id"] == pack

@@ -34,7 +34,7 @@ LOOK = ((6, -3, 2, 4), (-2, 5, 4, 3), (3, 2, -5, 6))  # of the latents, one row 
 ADM = 2816  # pooled text and sizes
 CARRIED = 2 * LATENT_CHANNELS  # channels that carry the latents past all blocks: each and its minus
 KEEP = 1.3  # what the noise is taken away by
-BASE_DRAWS, LIGHTNING_DRAWS = 0.12, 0.8  # how strongly, so that cfg 7 and 1.2 give a picture
+BASE_DRAWS, LIGHTNING_DRAWS = 0.18, 0.8  # how strongly, so that cfg 7 and 1.2 give a picture
 HIDDEN = 64  # of the ID encoders
 
 
