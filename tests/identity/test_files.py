@@ -6,15 +6,8 @@ import math
 
 import pytest
 import torch
-from pulid_pack.identity.files import (
-    blend,
-    checked_name,
-    load_identity,
-    save_identity,
-    slerp,
-    small_picture,
-    spherical_mix,
-)
+from pulid_pack.identity.blending import blend, slerp, spherical_mix
+from pulid_pack.identity.files import checked_name, load_identity, save_identity, small_picture
 from pulid_pack.identity.identity import Identity
 from safetensors.torch import save_file
 from standins.lab import person
