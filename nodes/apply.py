@@ -6,19 +6,13 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..host_versions import newer
-from ..identity.identity import Identity
-from ..identity.masks import REGIONS, in_region, normalise_mask
-from ..identity.run import UNCONDITIONAL
-from ..identity.window import Window
 from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.uses import FluxUse
 from . import types
 from .encode import encode_own
-from .feedback import show_steps
 from .settings import (
     face_inputs,
     mask_input,
@@ -26,6 +20,7 @@ from .settings import (
     region_inputs,
     strength_inputs,
     timing_inputs,
+    use_settings,
     weight_input,
 )
 
@@ -89,34 +84,15 @@ def apply_use(
     node: type[io.ComfyNode],
     model: ModelPatcher,
     pulid_model: PulidModel,
-    identity: Identity,
-    weight: float,
-    start_at: float,
-    end_at: float,
-    attn_mask: Tensor | None = None,
-    start_step: int = -1,
-    end_step: int = -1,
-    unconditional: str = UNCONDITIONAL[0],
-    weight_curve: str = "constant",
+    *settings: Any,
     double_weight: float = 1.0,
     single_weight: float = 1.0,
-    region: str = next(iter(REGIONS)),
-    region_box: str = "",
+    **more: Any,
 ) -> ModelPatcher:
-    """Apply an identity by a node's inputs; after a run the node shows in which steps it acted."""
-    links = {"model": model, "pulid_model": pulid_model, "identity": identity}
-    types.check_links({"attn_mask": attn_mask}, **links)
-    use = FluxUse(
-        pulid=pulid_model,
-        identity=identity,
-        weight=weight,
-        window=Window(start_at, end_at, start_step, end_step, weight_curve),
-        mask=in_region(normalise_mask(attn_mask), region, region_box),
-        unconditional=unconditional,
-        report=show_steps(node),
-        double_weight=double_weight,
-        single_weight=single_weight,
-    )
+    """Apply an identity by a node's inputs."""
+    types.check_links({}, model=model, pulid_model=pulid_model)
+    factors = {"double_weight": double_weight, "single_weight": single_weight}
+    use = FluxUse(pulid=pulid_model, **use_settings(node, *settings, **more), **factors)
     return apply_identity(model, use)
 
 

@@ -6,20 +6,15 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..host_versions import newer
 from ..identity.identity import Identity
-from ..identity.masks import REGIONS, in_region, normalise_mask
-from ..identity.run import UNCONDITIONAL
-from ..identity.window import Window
 from ..pulid_sdxl.apply import apply_identity
 from ..pulid_sdxl.checkpoint import PulidSDXLModel
 from ..pulid_sdxl.id_attention import PROJECTIONS
 from ..pulid_sdxl.uses import METHODS, SDXLUse
 from . import types
 from .encode import encode_own
-from .feedback import show_steps
 from .settings import (
     face_inputs,
     mask_input,
@@ -27,6 +22,7 @@ from .settings import (
     region_inputs,
     strength_inputs,
     timing_inputs,
+    use_settings,
 )
 
 CUSTOM = "custom"
@@ -117,35 +113,17 @@ def apply_use(
     pulid_model: PulidSDXLModel,
     identity: Identity,
     method: str,
-    weight: float,
-    start_at: float,
-    end_at: float,
-    attn_mask: Tensor | None = None,
+    *settings: Any,
     num_zero: int = 20,
     projection: str = PROJECTIONS[0],
-    start_step: int = -1,
-    end_step: int = -1,
-    unconditional: str = UNCONDITIONAL[0],
-    weight_curve: str = "constant",
-    region: str = next(iter(REGIONS)),
-    region_box: str = "",
+    **more: Any,
 ) -> ModelPatcher:
-    """Apply an identity by a node's inputs; after a run the node shows in which steps it acted."""
-    links = {"model": model, "pulid_model": pulid_model, "identity": identity}
-    types.check_links({"attn_mask": attn_mask}, **links)
+    """Apply an identity by a node's inputs."""
+    types.check_links({}, model=model, pulid_model=pulid_model)
     types.check_choice("method", method, (*METHODS, CUSTOM))
     zeros, projected = METHODS.get(method, (num_zero, projection))
-    use = SDXLUse(
-        pulid=pulid_model,
-        identity=identity,
-        weight=weight,
-        window=Window(start_at, end_at, start_step, end_step, weight_curve),
-        mask=in_region(normalise_mask(attn_mask), region, region_box),
-        unconditional=unconditional,
-        report=show_steps(node),
-        num_zero=zeros,
-        projection=projected,
-    )
+    common = use_settings(node, identity, *settings, **more)
+    use = SDXLUse(pulid=pulid_model, **common, num_zero=zeros, projection=projected)
     return apply_identity(model, use)
 
 

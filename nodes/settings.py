@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..encoders.faces import FACE_ORDERS, ON_NO_FACE
 from ..identity.fusion import FUSIONS
-from ..identity.masks import BOX, REGIONS
+from ..identity.identity import Identity
+from ..identity.masks import BOX, REGIONS, in_region, normalise_mask
 from ..identity.run import UNCONDITIONAL
-from ..identity.window import CURVES
+from ..identity.window import CURVES, Window
+from . import types
+from .feedback import show_steps
 
 
 def weight_input(name: str, tooltip: str, default: float = 1.0, **more: Any) -> io.Input:
@@ -214,3 +218,32 @@ def points_inputs() -> list[io.Input]:
             "photo. Clicking them in the photo on the node sets it. Empty: detect the face.",
         )
     ]
+
+
+def use_settings(
+    node: type[io.ComfyNode],
+    identity: Identity,
+    weight: float,
+    start_at: float,
+    end_at: float,
+    attn_mask: Tensor | None = None,
+    start_step: int = -1,
+    end_step: int = -1,
+    unconditional: str = UNCONDITIONAL[0],
+    weight_curve: str = "constant",
+    region: str = next(iter(REGIONS)),
+    region_box: str = "",
+) -> dict[str, Any]:
+    """Return what an IdentityUse of any family is told, by the inputs of an Apply node.
+
+    After a run the node shows in which steps the identity acted.
+    """
+    types.check_links({"attn_mask": attn_mask}, identity=identity)
+    return {
+        "identity": identity,
+        "weight": weight,
+        "window": Window(start_at, end_at, start_step, end_step, weight_curve),
+        "mask": in_region(normalise_mask(attn_mask), region, region_box),
+        "unconditional": unconditional,
+        "report": show_steps(node),
+    }

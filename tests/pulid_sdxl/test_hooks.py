@@ -324,10 +324,34 @@ def test_another_packs_attention_is_called_and_never_altered(sdxl, pulid, two_pa
     )
 
 
-def other_nodes() -> dict:
-    from comfy_extras import nodes_freelunch, nodes_hypertile, nodes_pag, nodes_sag, nodes_tomesd
+def lora(model):
+    """Return the model with changed maps to q and from the attention, as LoRAs change them."""
+    patched = model.clone()
+    name = "diffusion_model.middle_block.1.transformer_blocks.0.attn2"
+    change = {
+        f"{name}.{part}.weight": (golden_input(part, (64, 64)),) for part in ("to_q", "to_out.0")
+    }
+    assert set(patched.add_patches(change, 0.1)) == set(change)
+    return patched
 
+
+def other_nodes() -> dict:
+    from comfy_extras import (
+        nodes_easycache,
+        nodes_freelunch,
+        nodes_hypertile,
+        nodes_model_downscale,
+        nodes_pag,
+        nodes_sag,
+        nodes_tomesd,
+    )
+
+    shrink = (3, 2.0, 0.0, 1.0, True, "bicubic", "bicubic")
+    deep_shrink = nodes_model_downscale.PatchModelAddDownscale.execute
     return {
+        "EasyCache": lambda m: nodes_easycache.EasyCacheNode.execute(m, 0.2, 0.15, 0.95, False)[0],
+        "Deep Shrink": lambda m: deep_shrink(m, *shrink)[0],
+        "LoRA": lora,
         "FreeU": lambda m: nodes_freelunch.FreeU_V2.execute(m, 1.3, 1.4, 0.9, 0.2)[0],
         "HyperTile": lambda m: nodes_hypertile.HyperTile.execute(m, 64, 2, 0, False)[0],
         "ToMe": lambda m: nodes_tomesd.TomePatchModel.execute(m, 0.3)[0],
@@ -336,14 +360,18 @@ def other_nodes() -> dict:
     }
 
 
-@pytest.mark.parametrize("name", ["FreeU", "HyperTile", "ToMe", "PAG", "SAG"])
+@pytest.mark.parametrize(
+    "name", ["EasyCache", "Deep Shrink", "LoRA", "FreeU", "HyperTile", "ToMe", "PAG", "SAG"]
+)
 def test_before_and_after_other_nodes_are_the_same(sdxl, pulid, name):
     node = other_nodes()[name]
-    before = sample(apply(node(sdxl), pulid, someone(1)), cfg=3.0)
-    after = sample(node(apply(sdxl, pulid, someone(1))), cfg=3.0)
+    mask = torch.linspace(0, 1, 24).expand(1, 16, 24)
+    settings = {"cfg": 3.0, "steps": 4 if name == "EasyCache" else 2}
+    before = sample(apply(node(sdxl), pulid, someone(1), attn_mask=mask), **settings)
+    after = sample(node(apply(sdxl, pulid, someone(1), attn_mask=mask)), **settings)
     assert torch.isfinite(before).all()
     near(before, after)
-    assert not torch.allclose(before, sample(node(sdxl), cfg=3.0), atol=0.05)
+    assert not torch.allclose(before, sample(node(sdxl), **settings), atol=0.05)
 
 
 def test_the_negative_prompt_that_is_called_alone_is_known(sdxl, pulid):
