@@ -27,10 +27,9 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
 }
-# The page's own complaints: files that a new user does not have yet; its registry, which it asks
-# about packs that are not installed; and a mask of PrimeVue's, after any file whose models are
-# missing.
-NOT_OURS = ("/userdata", "/user.css", "https://api.comfy.org/", "Proxy.removeMask")
+# The page's own complaints: files that a new user does not have yet, and its registry, which it
+# asks about packs that are not installed.
+NOT_OURS = ("/userdata", "/user.css", "https://api.comfy.org/")
 DROP = """([name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -71,6 +70,8 @@ class Tab:
         """Open the page and wait until it is ready to work with."""
         self.page.goto(self.server.url)
         self.page.wait_for_function("window.app?.extensionManager && app.canvas && app.rootGraph")
+        # who does something while its mask still fades leaves it there for good
+        self.page.wait_for_function("!document.querySelector('.p-blockui-mask')")
         self.page.evaluate("tests.listen()")
         self.errors.clear()
 
