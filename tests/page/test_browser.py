@@ -246,6 +246,21 @@ def test_clicking_two_faces_gives_two_people_and_another_browser_shows_them(tab,
     tab.wait_for(shows, again["images"][0]["filename"])
 
 
+@on("classic", "newest vue")
+def test_a_face_is_chosen_on_the_sdxl_node_too(tab, renderer):
+    apply = "PuLIDSDXLApply"
+    tab.open(json.loads((WORKFLOWS / "sdxl_pulid_lightning.json").read_text("utf-8")))
+    tab.page.evaluate("tests.makeQuick(1, 1)")
+    tab.page.evaluate("tests.set('LoadImage', 'image', 'group.jpg')")
+    faces = found_faces(tab.run())["pulid_faces"][0]
+    assert len(faces["boxes"]) == 6
+    tab.page.evaluate(f"tests.lookAt(tests.find('{apply}'))")
+    assert checked(tab) == [0]
+    choose(tab, 4)
+    assert (face_index(tab, apply), checked(tab)) == (4, [4])
+    tab.picture(f"tests.find('{apply}')", SCREENSHOTS / renderer / f"{apply} with faces.png")
+
+
 @on("vue", "newest classic")
 def test_notes_stand_on_the_node_once_and_in_another_browser_too(tab, renderer):
     tab.open(EMPTY)

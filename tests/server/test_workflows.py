@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from PIL import Image
 from places import WORKFLOWS
 from pulid_pack.identity.files import load_identity
 from saved.making import IDENTITY, SAVED, identities, read_prompt, run, saving_prompt
-from standins.server import described_inputs, set_inputs
+from standins.sdxl_files import CONVERTED
+from standins.server import described_inputs, node_of, set_inputs
 from standins.workshop import read_shipped, shown, smaller
 
 pytestmark = pytest.mark.server
@@ -52,6 +54,28 @@ def test_what_one_workflow_saves_another_loads(workshop):
     assert not {"PuLIDFluxLoadEVACLIP", "PuLIDFluxLoadInsightFace"} & {
         node["class_type"] for node in load.values()
     }
+
+
+def test_avatar_makes_what_its_parameters_say(workshop):
+    prompt = smaller(read_shipped("sdxl_pulid_avatar"))
+    titled = {node["_meta"]["title"]: node["inputs"] for node in prompt.values()}
+    wanted = {"Width": 197, "Height": 134, "Number of images": 2, "Seed": 7}
+    for title, value in wanted.items():
+        titled[title]["value"] = value
+    titled["Mode"]["method"], titled["ID mix"]["fusion"] = "style", "id_mix"
+    made = shown(workshop, workshop.queue(prompt), prompt)
+    assert [picture.shape for picture in made] == [(128, 192, 3)] * 2
+    assert (made[0] != made[1]).any()
+
+
+def test_a_converted_file_gives_the_same_picture(workshop):
+    prompt = smaller(read_shipped("sdxl_pulid_lightning"))
+    (expected,) = shown(workshop, workshop.queue(prompt), prompt)
+    set_inputs(prompt, "PuLIDSDXLLoadModel", model_name=Path(CONVERTED).name)
+    result = workshop.queue(prompt)
+    assert node_of(prompt, "PuLIDSDXLApply") in result.executed
+    (found,) = shown(workshop, result, prompt)
+    assert np.array_equal(found, expected)
 
 
 def test_the_picture_that_holds_the_place_is_an_error_about_its_face(workshop):
