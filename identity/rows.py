@@ -54,10 +54,7 @@ class Prompts:
         transformer_options. The uuid tells more than cond_or_uncond, whose index is 0 for a
         negative prompt that is called alone.
         """
-        kinds = self.kinds(options)
-        if not pictures or total % (pictures * len(kinds)):
-            pictures = max(1, total // len(kinds))
-        yield from stretches(kinds * max(1, total // (pictures * len(kinds))), pictures)
+        yield from stretches(*self.chunks(total, pictures, options))
 
     def rows_in_layer(
         self, found: int, total: int, pictures: int | None, options: Mapping[str, Any]
@@ -65,21 +62,33 @@ class Prompts:
         """Yield the stretches of a layer that has ``found`` rows where its call has ``total``.
 
         Packs that give parts of the picture prompts of their own inside one call ("attention
-        couple") repeat a positive prompt's rows in each layer, once for each part. Raises
-        RuntimeError where the rows cannot be told apart.
+        couple") split a layer's rows into as many pieces as cond_or_uncond has entries, and repeat
+        each piece whose entry is not 1, once for each part. With tiles, a piece has rows of both
+        kinds. Raises RuntimeError where the rows cannot be told apart.
         """
-        kinds = self.kinds(options)
-        pictures = pictures if pictures and not total % pictures else max(1, total // len(kinds))
-        sides = {unconditional: (unconditional, area) for unconditional, area in reversed(kinds)}
-        if couple := options.get("cond_or_uncond_couple"):
-            chunks = [sides.get(index == 1, (index == 1, None)) for index in couple]
-        else:
-            negative = sum(unconditional for unconditional, _ in kinds)
-            parts = (found // pictures - negative) // max(1, len(kinds) - negative)
-            chunks = [kind for kind in kinds for _ in range(1 if kind[0] else parts)]
-        if len(chunks) * pictures != found:
+        chunks, pictures = self.chunks(total, pictures, options)
+        indices = (options.get("cond_or_uncond") or [0])[: len(self.kinds(options))]
+        piece = len(chunks) // len(indices)
+        single = indices.count(1)
+        rows = piece * pictures
+        parts, rest = divmod(found - single * rows, max(1, len(indices) - single) * rows)
+        repeats = [1 if index == 1 else parts for index in indices]
+        order = [i for i, times in zip(indices, repeats, strict=True) for _ in range(times)]
+        told = options.get("cond_or_uncond_couple", order)  # some say what they did
+        if rest or parts < 1 or single == len(indices) or list(told) != order:
             raise RuntimeError(UNKNOWN_ROWS.format(found=found, total=total))
-        yield from stretches(chunks, pictures)
+        pieces = [chunks[i * piece : (i + 1) * piece] for i in range(len(indices))]
+        repeated = [p * times for p, times in zip(pieces, repeats, strict=True)]
+        yield from stretches(sum(repeated, []), pictures)
+
+    def chunks(
+        self, total: int, pictures: int | None, options: Mapping[str, Any]
+    ) -> tuple[list[Kind], int]:
+        """Return what each chunk of a call's batch is, and how many rows a chunk has."""
+        kinds = self.kinds(options)
+        if not pictures or total % (pictures * len(kinds)):
+            pictures = max(1, total // len(kinds))
+        return kinds * max(1, total // (pictures * len(kinds))), pictures
 
     def kinds(self, options: Mapping[str, Any]) -> list[Kind]:
         """Return what each entry of the call's cond_or_uncond is."""

@@ -33,6 +33,13 @@ NOT_INSERTED = (
     "window."
 )
 
+OTHER_TEXT = (
+    "PuLID-SDXL: another node has replaced SDXL's cross-attention: its layers get {text} rows of "
+    "text for {image} rows of the image, which only that node's own attention can tell apart, so "
+    "the identity cannot be added. Bypass that node (for normalized attention guidance, ComfyUI's "
+    "own node works), then load the model anew: such a node may leave it changed when a run stops."
+)
+
 
 @dataclass(frozen=True)
 class Acting:
@@ -77,9 +84,15 @@ class IdentityAttention:
     masks: dict[tuple, Tensor]  # already averaged over a layer's tokens in this forward
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
-        """q [B, N, C], k, v [B, L, C] -> [B, N, C], before the layer's ``to_out``."""
+        """q [B, N, C], k, v [B, L, C] -> [B, N, C], before the layer's ``to_out``.
+
+        Raises RuntimeError where text and image are not of the same rows: the host's attention
+        would take the surplus text for more tokens, without an error.
+        """
         if self.before is not None:
             out = self.before(q, k, v, extra)
+        elif len(k) != len(q):
+            raise RuntimeError(OTHER_TEXT.format(text=len(k), image=len(q)))
         else:
             precision = extra.get("attn_precision")
             heads, options = extra["n_heads"], {"transformer_options": extra}

@@ -13,6 +13,7 @@ from pulid_pack.nodes.sdxl import PuLIDSDXLApplyIdentity
 from pulid_pack.pulid_sdxl.hooks import KEY, NOT_INSERTED
 from pulid_pack.pulid_sdxl.unet import attention_layers
 from standins.sdxl import golden_input, sample, someone, text, tiny_pulid, tiny_sdxl
+from standins.sdxl_packs import Tiled, coupled
 
 
 def near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 5e-4) -> None:
@@ -214,23 +215,6 @@ def test_a_prompt_for_an_area_gets_the_mask_of_that_area(sdxl, pulid):
 # Rows that other packs have changed
 
 
-class Tiled:
-    """A wrapper of the model that repeats the batch tile after tile in one call."""
-
-    def __init__(self, at_once: bool):
-        self.at_once = at_once
-
-    def __call__(self, apply_model, args):
-        x, t, c = args["input"], args["timestep"], args["c"]
-        tiles = [x[..., :12], x[..., 12:]]
-        if not self.at_once:
-            done = [apply_model(tile.contiguous(), t, **c) for tile in tiles]
-            return torch.cat(done, -1)
-        more = {k: torch.cat((v, v)) if isinstance(v, torch.Tensor) else v for k, v in c.items()}
-        done = apply_model(torch.cat(tiles), torch.cat((t, t)), **more)
-        return torch.cat(done.chunk(2), -1)
-
-
 @pytest.mark.parametrize("batch", [1, 2])
 def test_tiles_in_one_call_are_tiles_one_by_one(sdxl, pulid, batch):
     pictures = []
@@ -239,33 +223,6 @@ def test_tiles_in_one_call_are_tiles_one_by_one(sdxl, pulid, batch):
         model.set_model_unet_function_wrapper(Tiled(at_once))
         pictures.append(sample(model, cfg=5.0, batch=batch))
     near(*pictures)
-
-
-def coupled(model, parts: int, tells: bool):
-    """Give each of ``parts`` parts of the picture the same prompt, inside the attention."""
-    patched = model.clone()
-
-    def repeat(q, k, v, extra):
-        chunks = extra["cond_or_uncond"]
-        pieces = list(zip(chunks, *(x.chunk(len(chunks)) for x in (q, k, v)), strict=True))
-        many = [piece for piece in pieces for _ in range(1 if piece[0] == 1 else parts)]
-        if tells:
-            extra["cond_or_uncond_couple"] = [piece[0] for piece in many]
-        return tuple(torch.cat([piece[i] for piece in many]) for i in (1, 2, 3))
-
-    def merge(out, extra):
-        pictures = len(out) // sum(1 if c == 1 else parts for c in extra["cond_or_uncond"])
-        merged, at = [], 0
-        for chunk in extra["cond_or_uncond"]:
-            count = 1 if chunk == 1 else parts
-            own = out[at : at + count * pictures]
-            merged.append(own.unflatten(0, (count, pictures)).mean(0))
-            at += count * pictures
-        return torch.cat(merged)
-
-    patched.set_model_attn2_patch(repeat)
-    patched.set_model_attn2_output_patch(merge)
-    return patched
 
 
 @pytest.mark.parametrize("tells", [True, False])
