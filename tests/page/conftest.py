@@ -51,14 +51,14 @@ def serve(host, folder: Path, arguments: Sequence[str] = ()) -> Iterator[Server]
         yield server
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def workshop(host, tmp_path_factory) -> Iterator[Server]:
     """Return a server with the page that its ComfyUI asks for."""
     with serve(host, tmp_path_factory.mktemp("photos")) as server:
         yield server
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def newest(host, tmp_path_factory) -> Iterator[Server]:
     """Return a server with the newest page."""
     page = ("--front-end-root", str(hosting.newest_page(host.python)))
@@ -66,7 +66,7 @@ def newest(host, tmp_path_factory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Return a running Chromium."""
     with browsing.start(hosting.chromium()) as running:
