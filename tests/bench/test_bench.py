@@ -53,9 +53,9 @@ def test_the_plot_draws_both_sides_to_scale():
     assert ">8.0<" in svg and ">2.0<" in svg
 
 
-@pytest.mark.parametrize("rows", ["5", "0", "x", "1,,2", ""])
+@pytest.mark.parametrize("rows", ["6", "0", "x", "1,,2", ""])
 def test_unknown_rows_are_refused(rows):
     command = [sys.executable, str(BENCH), "--rows", rows]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "rows go from 1 to 4" in done.stderr
+    assert "rows go from 1 to 5" in done.stderr
