@@ -98,7 +98,7 @@ def encode_faces(
         photo = read_photos(image)[error.index]
         faceless = PhotoRecord(error.index, (), None)
         send_faces(node, pictured(node, (faceless,), [photo], face))
-        raise
+        raise ValueError(*error.args) from error  # its type stands in the history
     photos = read_photos(image)
     return encoded, photos, shown_faces(node, encoded, photos, face)
 

@@ -118,6 +118,7 @@ class Maker:
 
     def link(self, socket: str) -> list:
         """Return a link to an output of this type, of a node already there or a new one."""
+        socket = socket.split(",")[0]  # of several types the first, which is FLUX's
         there = self.made.get(socket, [])
         if there and self.draw.random() < 0.6:
             return self.draw.choice(there)

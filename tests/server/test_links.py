@@ -6,8 +6,20 @@ import copy
 import json
 
 import pytest
+import skimage.data
+from PIL import Image
 from pulid_pack.nodes import NODES
-from standins.server import WIDGET_TYPES, described_inputs, node_of, set_inputs, split
+from standins import more
+from standins.server import (
+    CENSUS_PACK,
+    STANDIN_PACKS,
+    WIDGET_TYPES,
+    described_inputs,
+    node_of,
+    set_inputs,
+    split,
+)
+from standins.workshop import read_shipped
 
 pytestmark = pytest.mark.server
 
@@ -19,6 +31,8 @@ SOURCES = {
     "COMBO": ("Anything", "text"),  # core has no node that gives a choice
 }
 NODE_IDS = [node.__name__ for node in NODES]  # a class is called as its id
+SDXL_IDS = [name for name in NODE_IDS if "SDXL" in name]
+FLUX_IDS = [name for name in NODE_IDS if name not in SDXL_IDS]
 
 
 @pytest.fixture
@@ -35,13 +49,54 @@ def all_nodes(server, basic) -> dict[str, dict]:
     blend = {"class_type": "PuLIDFluxBlendIdentities", "inputs": two}
     prompt |= {"load": load, "blend": blend}
     prompt["apply"]["inputs"]["identity"] = ["load", 0]
+    assert {n["class_type"] for n in prompt.values()} >= set(FLUX_IDS)
+    return with_defaults(server, prompt)
+
+
+@pytest.fixture(scope="module")
+def both_families(host):
+    """Return a server that has the models of SDXL as well."""
+    from serving import Server
+
+    with Server(host, more.prepare_more_models(), [*STANDIN_PACKS, CENSUS_PACK]) as running:
+        yield running
+
+
+@pytest.fixture
+def sdxl_nodes(both_families, tmp_path) -> dict[str, dict]:
+    """Return a prompt with every node for SDXL once, and nothing that samples."""
+    prompt = read_shipped("sdxl_pulid_basic")
+    picture = tmp_path / "portrait.png"
+    Image.fromarray(skimage.data.astronaut()).save(picture)
+    set_inputs(prompt, "LoadImage", image=both_families.upload(picture))
+    apply = prompt[node_of(prompt, "PuLIDSDXLApply")]["inputs"]
+    photo = ("pulid_model", "eva_clip", "face_analysis", "image")
+    encode = {name: apply[name] for name in photo}
+    prompt["encode"] = {"class_type": "PuLIDFluxEncodeIdentity", "inputs": encode}
+    known = {name: value for name, value in apply.items() if name not in photo[1:]}
+    inputs = {
+        "identity": ["encode", 0],
+        "model": apply["model"],
+        "pulid_model": apply["pulid_model"],
+    }
+    inputs |= {name: known[name] for name in ("method", "weight", "start_at", "end_at")}
+    prompt["apply"] = {"class_type": "PuLIDSDXLApplyIdentity", "inputs": inputs}
+    for kind in ("KSampler", "VAEDecode", "SaveImage"):
+        del prompt[node_of(prompt, kind)]
+    prompt["out"] = {"class_type": "Sink", "inputs": {"thing": ["apply", 0]}}
+    prompt["save"] = {"class_type": "Sink", "inputs": {"thing": ["apply", 0]}}
+    assert {n["class_type"] for n in prompt.values()} >= set(SDXL_IDS)
+    return with_defaults(both_families, prompt)
+
+
+def with_defaults(server, prompt: dict[str, dict]) -> dict[str, dict]:
+    """Return the prompt with every setting by its value."""
     info = server.object_info()
-    for node in prompt.values():  # every setting by its value
+    for node in prompt.values():
         if node["class_type"] in NODE_IDS:
             for name, kind, options in described_inputs(info[node["class_type"]]):
                 if kind in WIDGET_TYPES and "default" in options:
                     node["inputs"].setdefault(name, options["default"])
-    assert {n["class_type"] for n in prompt.values()} >= set(NODE_IDS)
     return prompt
 
 
@@ -59,17 +114,27 @@ def linked(prompt: dict, node: str, name: str, kind: str, value: object = None) 
     return prompt
 
 
-@pytest.mark.parametrize("kind", NODE_IDS)
-def test_every_setting_can_be_a_link(server, all_nodes, kind):
+def follow_links(server, prompt: dict[str, dict], kind: str) -> None:
+    """Queue with each setting of a node of this kind from a link, twice: nothing runs again."""
     described = described_inputs(server.object_info()[kind])
     settings = [(name, type_) for name, type_, _ in described if type_ in WIDGET_TYPES]
     assert settings
     for name, type_ in settings:
-        prompt = linked(all_nodes, node_of(all_nodes, kind), name, type_)
-        first = server.queue(prompt)
+        own = linked(prompt, node_of(prompt, kind), name, type_)
+        first = server.queue(own)
         assert first.error is None, (name, first.error)
-        second = server.queue(prompt)
+        second = server.queue(own)
         assert second.error is None and second.executed == (), (name, second.executed)
+
+
+@pytest.mark.parametrize("kind", FLUX_IDS)
+def test_every_setting_can_be_a_link(server, all_nodes, kind):
+    follow_links(server, all_nodes, kind)
+
+
+@pytest.mark.parametrize("kind", SDXL_IDS)
+def test_every_setting_for_sdxl_can_be_a_link(both_families, sdxl_nodes, kind):
+    follow_links(both_families, sdxl_nodes, kind)
 
 
 BAD = {
