@@ -26,13 +26,14 @@ def blend(identities: list[Identity], weights: list[float], spherical: bool) -> 
             f"Identities of different PuLID models cannot be blended: {' and '.join(families)}. "
             "Encode the photos with one of them."
         )
-    shapes = {tuple(i.id_tokens.shape) for i in identities}
-    if len(shapes) > 1:
-        sizes = ", ".join(f"{s[1]} tokens of {s[2]}" for s in sorted(shapes))
-        raise ValueError(
-            f"Identities of different sizes cannot be blended: {sizes}. Encode them with one PuLID "
-            "model and one photo each, or with a fusion other than concat."
-        )
+    for kind, key in (("tokens", "id_tokens"), ("unconditional tokens", "uncond_id_tokens")):
+        shapes = {tuple(getattr(i, key).shape) for i in identities}
+        if len(shapes) > 1:
+            sizes = ", ".join(f"{s[1]} {kind} of {s[2]}" for s in sorted(shapes))
+            raise ValueError(
+                f"Identities of different sizes cannot be blended: {sizes}. Encode them with one "
+                "PuLID model and one photo each, or with a fusion that keeps the number of tokens."
+            )
     total = sum(weights)
     if abs(total) < 1e-6:
         raise ValueError(f"The weights {weights} add up to 0; change at least one of them.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -148,6 +149,12 @@ def test_blend_of_an_identity_with_itself(spherical):
 def test_blend_refuses_what_does_not_go_together():
     with pytest.raises(ValueError, match="32 tokens of 96, 64 tokens of 96"):
         blend([person(1), person(2, tokens=64)], [1, 1], True)
+    more = replace(person(2), uncond_id_tokens=torch.zeros(1, 64, 96))  # of photos side by side
+    with pytest.raises(ValueError, match="32 unconditional tokens of 96, 64 unconditional"):
+        blend([person(1), more], [1, 1], True)
+    other = replace(person(2), family="sdxl-v1.1")
+    with pytest.raises(ValueError, match="PuLID-FLUX and PuLID-SDXL v1.1"):
+        blend([person(1), other], [1, 1], True)
     with pytest.raises(ValueError, match="add up to 0"):
         blend([person(1), person(2)], [1, -1], False)
 
