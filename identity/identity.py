@@ -29,11 +29,20 @@ class Identity:
         return self.id_tokens.shape[1] == 0
 
 
-def check_family(identity: Identity, family: str, name: str) -> None:
-    """Raise ValueError if the PuLID model ``name`` of ``family`` cannot show this identity."""
+def check_fits(identity: Identity, family: str, width: int, name: str) -> None:
+    """Raise ValueError if the PuLID model ``name`` cannot show this identity.
+
+    ``family`` is the model's, and ``width`` that of the ID tokens that it takes.
+    """
     if identity.family != family:
         raise ValueError(
             f"This identity was made by {FAMILIES[identity.family]}, but {name} is "
             f"{FAMILIES[family]}: they mean different things by their ID tokens. Encode the photo "
             "again with this PuLID model, or choose an identity that was made with one of its kind."
+        )
+    found = identity.id_tokens.shape[-1]
+    if found != width:
+        raise ValueError(
+            f"This identity has ID tokens of {found} values, but {name} takes {width}. It was made "
+            "with another PuLID model: encode the photo again with this one."
         )

@@ -9,7 +9,7 @@ from comfy.model_base import Flux as Base
 from comfy.model_patcher import ModelPatcher
 
 from ..identity.id_encoder import is_dynamic
-from ..identity.identity import FLUX, check_family
+from ..identity.identity import FLUX, check_fits
 from ..identity.prepared import compute_dtype
 from .blocks import block_layers
 from .checkpoint import PulidModel
@@ -34,14 +34,7 @@ def apply_identity(model: ModelPatcher, use: FluxUse) -> ModelPatcher:
     """
     pulid = use.pulid
     flux = describe(model, pulid)
-    check_family(use.identity, FLUX, pulid.name)
-    tokens = use.identity.id_tokens
-    if tokens.shape[-1] != pulid.token_width:
-        raise ValueError(
-            f"This identity has ID tokens of {tokens.shape[-1]} values, but {pulid.name} "
-            f"takes {pulid.token_width}. It was made with another PuLID model: encode the "
-            "photo again with this one."
-        )
+    check_fits(use.identity, FLUX, pulid.token_width, pulid.name)
     patched = model.clone()
     if not use.never_acts:
         earlier = hooks_of(model)

@@ -7,7 +7,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 
 from ..identity.id_encoder import is_dynamic
-from ..identity.identity import check_family
+from ..identity.identity import check_fits
 from ..identity.prepared import compute_dtype
 from .checkpoint import PulidSDXLModel
 from .hooks import KEY, SDXLHooks
@@ -41,8 +41,9 @@ def apply_identity(model: ModelPatcher, use: SDXLUse) -> ModelPatcher:
     Raises ValueError if the model is of another kind or size, or the identity was made with another
     kind of PuLID model.
     """
-    target = describe(model, use.pulid)
-    check_family(use.identity, use.pulid.family, use.pulid.name)
+    pulid = use.pulid
+    target = describe(model, pulid)
+    check_fits(use.identity, pulid.family, pulid.token_width, pulid.name)
     patched = model.clone()
     if not use.never_acts:
         earlier = model.get_attachment(KEY)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import comfy.model_base
 import comfy.supported_models
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from pulid_pack.identity.identity import Identity
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from pulid_pack.nodes.sdxl import PuLIDSDXLApplyIdentity
 from pulid_pack.pulid_sdxl.unet import attention_layers
 from standins.lab import person, small_flux, small_pulid
 from standins.sdxl import (
     FIXED,
+    GOLDEN,
     MANIFEST,
     TINY,
     small_sdxl,
@@ -27,10 +31,6 @@ def apply(model, pulid, identity, **more):
 
 
 def test_layers_are_in_the_order_of_the_files():
-    import json
-
-    from standins.sdxl import GOLDEN
-
     table = json.loads((GOLDEN / "attn2_layers.json").read_text())["layers"]
     with torch.device("meta"):
         found = attention_layers(small_sdxl().model.diffusion_model)
@@ -77,6 +77,12 @@ def test_sdxl_is_refused_by_the_flux_node():
 def test_an_identity_of_another_encoder_is_refused_by_name(family):
     with pytest.raises(ValueError, match=r"PuLID-(FLUX|SDXL v1.1), but tiny 1 is PuLID-SDXL v1:"):
         apply(tiny_sdxl(), tiny_pulid(), someone(1, 32, family))
+
+
+def test_tokens_of_another_width_are_refused():
+    wide = torch.zeros(1, 10, 96)
+    with pytest.raises(ValueError, match="ID tokens of 96 values, but tiny 1 takes 64"):
+        apply(tiny_sdxl(), tiny_pulid(), Identity(wide, wide, "sdxl-v1"))
 
 
 def test_an_sdxl_identity_is_refused_by_the_flux_node():
