@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..encoders.eva_clip import EvaClip
-from ..encoders.faces import FaceAnalysis, PhotoRecord, agreement, face_features
+from ..encoders.faces import FaceAnalysis, NoFace, PhotoRecord, agreement, face_features
 from ..encoders.photo import annotate
 from ..identity.fusion import FusionOptions, make_identity
 from ..identity.id_encoder import IDEncoder, nobody
@@ -19,6 +19,10 @@ from .feedback import Note, Progress
 
 # ArcFace: photos of one person mostly lie above 0.4, of different people below 0.2
 SAME_PERSON = 0.3
+NO_PRIOR = (
+    "No face was found in prior_image. Use a sharp photo with the face upright and mostly visible, "
+    "or set on_no_face to skip, which leaves it out."
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,10 @@ def encode_anew(
         return Encoded(nobody(encoders.id_encoder), crops, features.photos, features.arcface)
     id_cond, hidden = features.id_cond, features.hidden
     if prior is not None and question.fusion.mode != "joint":  # the authors' way knows none
-        first = face_features(faces, eva, prior, *which)
+        try:
+            first = face_features(faces, eva, prior, *which)
+        except NoFace as error:  # its number is not that of a photo in the batch
+            raise ValueError(NO_PRIOR) from error
         if len(first.crops):  # as in "Enhanced", a prior without a face is left out
             id_cond = torch.cat((first.id_cond, id_cond))
             hidden = tuple(torch.cat(pair) for pair in zip(first.hidden, hidden, strict=True))

@@ -117,3 +117,13 @@ def test_prior_without_a_face_is_left_out(models, group, previews, photos, on_no
     inputs = upgraded("mean", True) | {"prior_image": prior, "on_no_face": on_no_face}
     identity = PuLIDFluxEncodeIdentity.execute(pulid, eva, analysis, group, **inputs)[0]
     torch.testing.assert_close(identity.id_tokens[0], expected)
+
+
+def test_prior_without_a_face_is_named_where_that_is_an_error(models, group, previews):
+    """It has no number in the batch, so no photo of the batch may be shown as the one at fault."""
+    pulid, eva, analysis = models
+    blank = {"prior_image": torch.zeros_like(group), "on_no_face": "error"}
+    with pytest.raises(ValueError, match="No face was found in prior_image"):
+        PuLIDFluxEncodeIdentity.execute(
+            pulid, eva, analysis, group, **upgraded("mean", True) | blank
+        )
