@@ -43,8 +43,8 @@ class IdentityUse:
     window: Window
     mask: Tensor | None = None  # [M, H, W] in 0..1
     unconditional: str = UNCONDITIONAL[0]
-    # called after each run with (steps in which it acted, steps)
-    report: Callable[[int, int], None] | None = field(default=None, compare=False, repr=False)
+    # called after each run with (steps in which it acted, steps, whether its mask was put in tiles)
+    report: Callable[[int, int, bool], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raise ValueError if a setting is NaN or infinite: the API lets NaN through any range."""
@@ -76,6 +76,7 @@ class SamplingRun:
     latent: tuple[int, int] | None = None  # height and width of the whole picture's latent
     prompts: Prompts = field(default_factory=Prompts)
     masks: dict[tuple, Tensor] = field(default_factory=dict)
+    in_tiles: set[int] = field(default_factory=set)  # uses whose mask covers tiles, not the picture
     forwards: int = 0  # model calls in which an identity was to act
     inserted: bool = False  # a block has added one
     missed: set[float] = field(default_factory=set)  # sigmas of steps in which none did
@@ -102,6 +103,7 @@ class SamplingRun:
             if self.latent and not area and size != self.latent:  # nobody tells which part it is
                 text = MASK_IN_TILES.format(number=use + 1, tile=size, whole=self.latent)
                 log.warning(text)
+                self.in_tiles.add(use)
             tokens = to_tokens(mask, self.latent if area else size, grid, area)
             pictures = torch.arange(first, last) % rows.pictures
             self.masks[key] = tokens[pictures % len(tokens)].to(x.device)
@@ -129,12 +131,12 @@ def start_run(
 
 def report(run: SamplingRun, uses: Sequence[IdentityUse]) -> None:
     """Say after a run in how many of its steps each identity acted; in none is a warning."""
-    for number, (use, window) in enumerate(zip(uses, run.windows, strict=True), 1):
+    for number, (use, window) in enumerate(zip(uses, run.windows, strict=True)):
         acted = sum(window.factor(sigma) > LEAST_FACTOR for sigma in run.steps)
         if not acted:
-            log.warning(DID_NOT_ACT.format(number=number, total=len(uses)))
+            log.warning(DID_NOT_ACT.format(number=number + 1, total=len(uses)))
         if use.report:
-            use.report(acted, len(run.steps))
+            use.report(acted, len(run.steps), number in run.in_tiles)
 
 
 def runs_negative(guider: Any) -> bool:

@@ -66,14 +66,16 @@ def page() -> tuple[PromptServer | None, str | None]:
     return server, client if known else None
 
 
-def show_steps(node: type[io.ComfyNode]) -> Callable[[int, int], None]:
-    """Return what shows on this node, after a later sampler's run, in how many steps it acted."""
+def show_steps(node: type[io.ComfyNode]) -> Callable[[int, int, bool], None]:
+    """Return what shows on this node, after a later sampler's run, how its identity acted."""
     node_id = node.hidden.unique_id if node.hidden is not None else None
 
-    def show_on_node(acted: int, steps: int) -> None:
+    def show_on_node(acted: int, steps: int, in_tiles: bool) -> None:
         text = f"Acted in {acted} of {steps} steps."
         if not acted:
             text = "Did not act: no step between start and end has a weight."
+        if in_tiles:
+            text += " Its mask or region covers each tile of another node, not the picture."
         send_text(node_id, text)
 
     return show_on_node

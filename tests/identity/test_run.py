@@ -63,7 +63,7 @@ def test_a_run_counts_the_steps_in_which_an_identity_acted(caplog):
     windows = [Window(), Window(0.25, 0.75), Window(start_step=9)]
     uses = [use(window=w, report=lambda *steps: told.append(steps)) for w in windows]
     report(started(*uses), uses)
-    assert told == [(4, 4), (2, 4), (0, 4)]
+    assert told == [(4, 4, False), (2, 4, False), (0, 4, False)]
     assert [r.getMessage()[:31] for r in caplog.records] == [
         "PuLID: identity 3 of 3 did not a"[:31]
     ]

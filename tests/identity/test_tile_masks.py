@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
+from pulid_pack.pulid_flux.apply import hooks_of
 from standins.lab import person, sample, small_flux, small_pulid
 
 SAID = (
@@ -32,7 +33,11 @@ def test_a_mask_in_tiles_is_said_once_a_run(caplog, region, tiles, said):
     flux = small_flux(depth=1, depth_single=1)
     args = (flux, small_pulid(), person(1), 1.0, 0.0, 1.0)
     model = PuLIDFluxApplyIdentity.execute(*args, region=region)[0]
+    (use,) = hooks_of(model).uses
+    on_node = []
+    object.__setattr__(use, "report", lambda *told: on_node.append(told))
     if tiles:
         model.set_model_unet_function_wrapper(halves)
     sample(model, steps=3)
     assert [m for m in caplog.messages if "tiles" in m] == said
+    assert on_node == [(3, 3, bool(said))]

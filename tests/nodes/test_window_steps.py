@@ -76,7 +76,7 @@ def test_a_run_acts_in_the_steps_that_were_told(name, scheduler, denoise, steps)
         model, 1, steps, 1.0, name, scheduler, cond(1), cond(2), latent, denoise=denoise
     )
     expected = acting(window, Schedule(steps, scheduler, denoise))
-    assert told == [(len(expected), steps)]
+    assert told == [(len(expected), steps, False)]
 
 
 @pytest.mark.parametrize(("scheduler", "steps"), [("karras", 8), ("simple", 4)])
@@ -100,7 +100,7 @@ def test_a_run_of_sdxl_acts_in_the_steps_that_were_told(scheduler, steps):
     nodes.common_ksampler(model, 1, steps, 1.0, "euler", scheduler, *conds, latent)
     query = QUERY | {"start_at": "0.3", "end_at": "0.8", "steps": str(steps), "sdxl": "true"}
     expected = acting(*read(query | {"scheduler": scheduler}))
-    assert told == [(len(expected), steps)] and 0 < len(expected) < steps
+    assert told == [(len(expected), steps, False)] and 0 < len(expected) < steps
 
 
 @pytest.mark.parametrize(
