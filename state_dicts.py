@@ -105,6 +105,13 @@ def check_numbers(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
             )
 
 
+def check_floats(tensors: Mapping[str, torch.Tensor], what: str, advice: str) -> None:
+    """Raise ValueError naming the first tensor that is no float; ``what`` names the file."""
+    for key, value in tensors.items():
+        if not value.is_floating_point():
+            raise ValueError(f"{what}: tensor '{key}' is {value.dtype}, not a float. {advice}")
+
+
 def check_shapes(
     found: Mapping[str, torch.Size],
     wanted: Mapping[str, torch.Size],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from pulid_pack.pulid_flux.checkpoint import PulidModel
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -131,30 +132,44 @@ def record(
     model: ModelPatcher, pulid: PulidModel, picture: Picture, people: int, mask: float | None
 ) -> dict[str, Any]:
     """Return the counted figures of one case."""
+    places = len(true_size.block_layers(*true_size.depths_of(model)))
     ours = true_size.with_identity(model, pulid, people, mask)
-    needed = {}
+    theirs = true_size.with_authors(model, picture, people)
+    return compare(model, ours, theirs, picture, pulid.layers[:places])
 
-    def cost(patched: ModelPatcher) -> Cost:
-        needed[id(patched)] = true_size.prepare(patched, picture)
-        return measured(lambda: true_size.forward(patched, picture))
 
-    without = cost(model)
-    theirs = cost(true_size.with_authors(model, picture, people)).beyond(without)
-    mine = cost(ours).beyond(without)
-    depths = true_size.depths_of(model)
-    blocks = len(true_size.block_layers(*depths))
-    kept = sum(extra.model_size() for extra in needed[id(ours)])
-    layers = sum(p.nbytes for layer in pulid.layers[:blocks] for p in layer.parameters())
+def compare(
+    model: ModelPatcher,
+    ours: ModelPatcher,
+    theirs: ModelPatcher,
+    picture: Picture,
+    layers: Sequence[nn.Module],
+) -> dict[str, Any]:
+    """Count a forward without identity, with ours and with theirs, which enters at ``layers``.
+
+    FLOPs and bytes of a forward; kernels for each layer.
+    """
+
+    def cost(patched: ModelPatcher) -> tuple[Cost, int]:
+        needed = true_size.prepare(patched, picture)
+        return measured(lambda: true_size.forward(patched, picture)), sum(
+            one.model_size() for one in needed
+        )
+
+    without, _ = cost(model)
+    (mine, kept), (authors, _) = cost(ours), cost(theirs)
+    mine, authors = mine.beyond(without), authors.beyond(without)
+    size = sum(p.nbytes for layer in layers for p in layer.parameters())
     return {
         "flops": without.flops,
         "forward_bytes": without.bytes,
         "flops_share": mine.flops / without.flops,
-        "authors_flops_share": theirs.flops / without.flops,
+        "authors_flops_share": authors.flops / without.flops,
         "bytes": mine.bytes,
-        "authors_bytes": theirs.bytes,
+        "authors_bytes": authors.bytes,
         "bytes_share": mine.bytes / without.bytes,
-        "kernels": mine.kernels / blocks,
-        "authors_kernels": theirs.kernels / blocks,
+        "kernels": mine.kernels / len(layers),
+        "authors_kernels": authors.kernels / len(layers),
         "kept": kept,
-        "kept_share": kept / layers,
+        "kept_share": kept / size,
     }

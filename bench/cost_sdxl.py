@@ -8,25 +8,12 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from pulid_pack.pulid_sdxl.checkpoint import PulidSDXLModel
 
-from . import true_sdxl, true_size
-from .cost import Cost, measured
-from .report import Check, Column, Row, Settings
+from . import true_sdxl
+from .cost import COLUMNS, compare
+from .report import Check, Row, Settings
 from .true_size import Picture
 from .virtual_card import virtual_card
 
-COLUMNS = [
-    Column("case", "case"),
-    Column("flops", "forward, TFLOP", "{:.2f}", 1e-12),
-    Column("forward_bytes", "forward, GB", "{:.0f}", 1e-9),
-    Column("flops_share", "identity, % FLOPs", "{:.3f}", 100),
-    Column("authors_flops_share", "authors'", "{:.3f}", 100),
-    Column("bytes", "identity, GB", "{:.2f}", 1e-9),
-    Column("authors_bytes", "authors'", "{:.2f}", 1e-9),
-    Column("kernels", "kernels a layer", "{:.1f}"),
-    Column("authors_kernels", "authors'", "{:.1f}"),
-    Column("kept", "on the card for it, MB", "{:.1f}", 1e-6),
-    Column("layers", "the layers, MB", "{:.0f}", 1e-6),
-]
 LIMITS = {"sdxl-v1": (0.001, 7e6), "sdxl-v1.1": (0.0025, 22e6)}  # share of the FLOPs, bytes
 
 
@@ -71,25 +58,6 @@ def record(
     model: ModelPatcher, pulid: PulidSDXLModel, picture: Picture, people: int, mask: float | None
 ) -> dict[str, Any]:
     """Return the counted figures of one case."""
-    needed: dict[str, list[ModelPatcher]] = {}
-
-    def cost(name: str, patched: ModelPatcher) -> Cost:
-        needed[name] = true_size.prepare(patched, picture)
-        return measured(lambda: true_size.forward(patched, picture))
-
-    without = cost("without", model)
-    theirs = cost("theirs", true_sdxl.with_authors(model, pulid, picture, people)).beyond(without)
-    mine = cost("ours", true_sdxl.with_identity(model, pulid, people, mask)).beyond(without)
-    count = len(pulid.layers)
-    return {
-        "flops": without.flops,
-        "forward_bytes": without.bytes,
-        "flops_share": mine.flops / without.flops,
-        "authors_flops_share": theirs.flops / without.flops,
-        "bytes": mine.bytes,
-        "authors_bytes": theirs.bytes,
-        "kernels": mine.kernels / count,
-        "authors_kernels": theirs.kernels / count,
-        "kept": sum(extra.model_size() for extra in needed["ours"]),
-        "layers": sum(p.nbytes for layer in pulid.layers for p in layer.parameters()),
-    }
+    ours = true_sdxl.with_identity(model, pulid, people, mask)
+    theirs = true_sdxl.with_authors(model, pulid, picture, people)
+    return compare(model, ours, theirs, picture, pulid.layers)

@@ -21,10 +21,11 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
-from torch import Tensor
+from torch import Tensor, nn
 
 from .id_encoder import is_dynamic
 from .prepared import DiffusionModel, PreparedLayers, share
+from .rows import Rows
 from .run import IdentityUse, SamplingRun, report, runs_negative, start_run
 
 HOST_CACHES = {"easycache", "lazycache"}  # they may skip several forwards in a row
@@ -40,7 +41,7 @@ class Forward:
     """
 
     run: SamplingRun
-    rows: list[tuple[slice, list[Any]]] = field(default_factory=list)  # what acts on which rows
+    rows: list[tuple[Rows, list[Any]]] = field(default_factory=list)  # what acts on which rows
 
 
 class IdentityHooks:
@@ -54,13 +55,44 @@ class IdentityHooks:
         self.uses = tuple(uses)
         self.shared = share(self.uses, target)
 
-    def start_forward(self, run: SamplingRun, x: Tensor, options: dict, base: Any) -> Forward:
-        """Return what acts in the forward of the noisy latent ``x`` [B, C, H, W]."""
+    def forward_of(self, run: SamplingRun, x: Tensor) -> Forward:
+        """Return an empty record of the forward of the noisy latent ``x`` [B, C, H, W]."""
+        raise NotImplementedError
+
+    def acting(
+        self,
+        layers: nn.ModuleList,
+        weights: dict[int, float],
+        run: SamplingRun,
+        x: Tensor,
+        rows: Rows,
+    ) -> list[Any]:
+        """Return what acts on these rows through prepared layers; ``weights`` by the use's number.
+
+        No weight is 0.
+        """
         raise NotImplementedError
 
     def put_in_place(self, forward: Forward, replace: dict[str, dict]) -> dict[str, dict]:
         """Return ``patches_replace`` with this forward's functions chained onto what is there."""
         raise NotImplementedError
+
+    def start_forward(self, run: SamplingRun, x: Tensor, options: dict, base: Any) -> Forward:
+        """Return what acts in the forward of the noisy latent ``x`` [B, C, H, W]."""
+        forward = self.forward_of(run, x)
+        weights = run.weights(self.uses, options)
+        if not any(weights):
+            return forward
+        modules = self.modules(base)
+        for rows in run.prompts.rows(x.shape[0], run.pictures, options):
+            acting = []
+            for one in self.shared:
+                users = one.negative if rows.unconditional else one.positive
+                if own := {i: weights[i] for i in users if weights[i]}:
+                    acting += self.acting(modules[one.prepared.key].layers, own, run, x, rows)
+            if acting:
+                forward.rows.append((rows, acting))
+        return forward
 
     def install(self, model: ModelPatcher) -> None:
         """Put wrappers and prepared layers in place of those of an earlier Apply."""

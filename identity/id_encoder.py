@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..state_dicts import check_shapes
 from . import id_former, id_mlp
@@ -76,6 +77,16 @@ def load_id_encoder(
     model.load_state_dict(own if is_dynamic(patcher) else copied(own), assign=True)
     model.eval().requires_grad_(False)
     return IDEncoder(file, patcher, family)
+
+
+def own_weights(layers: Sequence[nn.Module], encoder: IDEncoder) -> None:
+    """Copy a file's layers, since a mapped file can be overwritten while it is in use.
+
+    Under dynamic VRAM they stay mapped, as their ID encoder does.
+    """
+    if not is_dynamic(encoder.patcher):
+        for parameter in nn.ModuleList(layers).parameters():
+            parameter.data = parameter.data.clone()
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

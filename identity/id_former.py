@@ -82,20 +82,11 @@ class IDFormer(nn.Module):
             attention = Attention(dim, sizes.inner, operations, **where)
             self.layers.append(nn.ModuleList([attention, feed_forward]))
 
-        def mapping(inputs: int, outputs: int) -> nn.Sequential:
-            """Return Linear, LayerNorm, LeakyReLU twice and a last Linear."""
-            parts: list[nn.Module] = []
-            for width in (inputs, sizes.mapping):
-                parts += [
-                    linear(width, sizes.mapping, **where),
-                    norm(sizes.mapping, **where),
-                    nn.LeakyReLU(),
-                ]
-            return nn.Sequential(*parts, linear(sizes.mapping, outputs, **where))
-
+        hidden = sizes.mapping
         for i in range(SCALES):
-            setattr(self, f"mapping_{i}", mapping(sizes.vit, dim))
-        self.id_embedding_mapping = mapping(sizes.id_cond, sizes.face_tokens * dim)
+            setattr(self, f"mapping_{i}", mlp(sizes.vit, hidden, dim, operations, **where))
+        faces = sizes.face_tokens * dim
+        self.id_embedding_mapping = mlp(sizes.id_cond, hidden, faces, operations, **where)
 
     def forward(self, id_cond: Tensor, hidden: Sequence[Tensor]) -> Tensor:
         """id_cond [B, M, 1280] of M photos, five hidden states [B, S, 1024] -> [B, 32, 2048].
@@ -113,6 +104,21 @@ class IDFormer(nn.Module):
                 latents = attention(context, latents) + latents
                 latents = feed_forward(latents) + latents
         return latents[:, : self.sizes.queries] @ comfy.ops.cast_to_input(self.proj_out, latents)
+
+
+def mlp(inputs: int, hidden: int, outputs: int, operations: Any, **where: Any) -> nn.Sequential:
+    """Return Linear, LayerNorm, LeakyReLU twice and a last Linear: [..., inputs] -> [..., outputs].
+
+    The ID encoders of all versions are made of these.
+    """
+    parts: list[nn.Module] = []
+    for width in (inputs, hidden):
+        parts += [
+            operations.Linear(width, hidden, **where),
+            operations.LayerNorm(hidden, **where),
+            nn.LeakyReLU(),
+        ]
+    return nn.Sequential(*parts, operations.Linear(hidden, outputs, **where))
 
 
 def split_heads(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .id_former import SCALES
+from .id_former import SCALES, mlp
 
 NEEDS = "but it needs matrices, the last of 'body' with a multiple of the ID tokens' width"
 
@@ -40,21 +40,12 @@ class IDMLP(nn.Module):
         super().__init__()
         self.sizes = sizes
 
-        def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-            """Return Linear, LayerNorm, LeakyReLU twice and a last Linear."""
-            parts: list[nn.Module] = []
-            for width in (inputs, hidden):
-                parts += [
-                    operations.Linear(width, hidden, **where),
-                    operations.LayerNorm(hidden, **where),
-                    nn.LeakyReLU(),
-                ]
-            return nn.Sequential(*parts, operations.Linear(hidden, outputs, **where))
-
-        self.body = mlp(sizes.id_cond, sizes.body, sizes.face_tokens * sizes.output)
+        tokens = sizes.face_tokens * sizes.output
+        self.body = mlp(sizes.id_cond, sizes.body, tokens, operations, **where)
         for i in range(SCALES):
-            setattr(self, f"mapping_{i}", mlp(sizes.vit, sizes.mapping, sizes.output))
-            setattr(self, f"mapping_patch_{i}", mlp(sizes.vit, sizes.mapping, sizes.output))
+            for name in (f"mapping_{i}", f"mapping_patch_{i}"):
+                one = mlp(sizes.vit, sizes.mapping, sizes.output, operations, **where)
+                setattr(self, name, one)
 
     def forward(self, id_cond: Tensor, hidden: Sequence[Tensor]) -> Tensor:
         """id_cond [B, 1, 1280], five hidden states [B, 577, 1024] -> [B, 10, 2048].

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from ..identity.id_encoder import IDEncoder, is_dynamic, load_id_encoder
-from ..state_dicts import check_shapes, read_metadata, read_state_dict
+from ..identity.id_encoder import IDEncoder, load_id_encoder, own_weights
+from ..state_dicts import check_floats, check_shapes, read_metadata, read_state_dict
 from .cross_attention import HEAD_DIM, CrossAttention
 
 if TYPE_CHECKING:
@@ -81,16 +81,10 @@ def from_state_dict(
     """
     what = f"{WHAT} {name}"
     check_kind(state_dict, what)
-    bad = next((k for k, v in state_dict.items() if not v.is_floating_point()), None)
-    if bad:
-        raise ValueError(
-            f"{what}: tensor '{bad}' is {state_dict[bad].dtype}, not a float. {ADVICE}"
-        )
+    check_floats(state_dict, what, ADVICE)
     id_encoder = load_id_encoder(state_dict, "pulid_encoder.", name, what, ADVICE)
     layers = build_layers(state_dict, what)
-    if not is_dynamic(id_encoder.patcher):  # a mapped file can be overwritten while it is in use
-        for parameter in nn.ModuleList(layers).parameters():
-            parameter.data = parameter.data.clone()
+    own_weights(layers, id_encoder)
     return PulidModel(name, id_encoder, layers, read_double_layers(metadata or {}, layers, what))
 
 

@@ -9,10 +9,11 @@ batch, is the same for all model families: identity/hooks.py.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..identity.hooks import IdentityHooks
 from ..identity.rows import Rows
@@ -40,40 +41,35 @@ class FluxHooks(IdentityHooks):
     target: FluxModel
     uses: tuple[FluxUse, ...]
 
-    def start_forward(self, run: SamplingRun, x: Tensor, options: dict, base: Any) -> FluxForward:
-        """Return what acts in the forward of the noisy latent ``x`` [B, C, H, W]."""
-        height, width = (-(-size // self.target.patch_size) for size in x.shape[-2:])
-        forward = FluxForward(run=run, image_tokens=height * width)
-        weights = run.weights(self.uses, options)
-        if not any(weights):
-            return forward
-        modules = self.modules(base)
-        for rows in run.prompts.rows(x.shape[0], run.pictures, options):
-            acting = []
-            for one in self.shared:
-                users = one.negative if rows.unconditional else one.positive
-                shares = {i: weights[i] for i in users if weights[i]}
-                if shares:
-                    gains = self.gains(shares, run, x, rows, (height, width))
-                    acting.append(Acting(modules[one.prepared.key].layers, *gains))
-            if acting:
-                forward.rows.append((rows.rows, acting))
-        return forward
+    def forward_of(self, run: SamplingRun, x: Tensor) -> FluxForward:
+        """Return an empty record of the forward of the noisy latent ``x`` [B, C, H, W]."""
+        return FluxForward(run=run, image_tokens=math.prod(self.grid(x)))
 
-    def gains(
+    def grid(self, x: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of image tokens of a latent; FLUX pads an odd one."""
+        height, width = (-(-size // self.target.patch_size) for size in x.shape[-2:])
+        return height, width
+
+    def acting(
         self,
+        layers: nn.ModuleList,
         weights: dict[int, float],
         run: SamplingRun,
         x: Tensor,
         rows: Rows,
-        grid: tuple[int, int],
+    ) -> list[Acting]:
+        """Return what acts on these rows: one sum of all uses of the folded layers."""
+        return [Acting(layers, *self.gains(weights, run, x, rows))]
+
+    def gains(
+        self, weights: dict[int, float], run: SamplingRun, x: Tensor, rows: Rows
     ) -> list[Tensor | None]:
         """Return the summed gains [rows, N, 1] or [] of these uses in double and single blocks."""
         total: list[Any] = [0.0, 0.0]
         for i, weight in weights.items():
             use, share = self.uses[i], weight
             if use.mask is not None:
-                share = weight * run.mask(i, use.mask, x, rows, grid)
+                share = weight * run.mask(i, use.mask, x, rows, self.grid(x))
             total[0] = total[0] + share * use.double_weight
             total[1] = total[1] + share * use.single_weight
         dtype = self.target.dtype
@@ -95,6 +91,6 @@ class FluxHooks(IdentityHooks):
             for rows, sets in forward.rows:
                 pairs = [(s.layers[number], s.single if single else s.double) for s in sets]
                 if pairs := [pair for pair in pairs if pair[1] is not None]:
-                    acting.append((rows, pairs))
+                    acting.append((rows.rows, pairs))
             dit[name, index] = IdentityBlock(forward, acting, single, dit.get((name, index)))
         return {**replace, "dit": dit}

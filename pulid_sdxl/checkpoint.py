@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..identity.id_encoder import IDEncoder, is_dynamic, load_id_encoder
+from ..identity.id_encoder import IDEncoder, load_id_encoder, own_weights
 from ..identity.identity import FAMILIES, SDXL_V1, SDXL_V1_1
 from ..identity.prepared import Prepared
-from ..state_dicts import check_shapes, read_state_dict
+from ..state_dicts import check_floats, check_shapes, read_state_dict
 from .id_attention import IDAttention
 
 WHAT = "PuLID-SDXL model"
@@ -81,11 +81,7 @@ def from_state_dict(state_dict: dict[str, Tensor], name: str) -> PulidSDXLModel:
     """
     what = f"{WHAT} {name}"
     layout, family = recognise(state_dict, what)
-    bad = next((k for k, v in state_dict.items() if not v.is_floating_point()), None)
-    if bad:
-        raise ValueError(
-            f"{what}: tensor '{bad}' is {state_dict[bad].dtype}, not a float. {ADVICE}"
-        )
+    check_floats(state_dict, what, ADVICE)
     encoder, prefix = layout[:2]
     id_encoder = load_id_encoder(state_dict, encoder, name, what, ADVICE, family)
     layers = build_layers(state_dict, layout, what)
@@ -95,9 +91,7 @@ def from_state_dict(state_dict: dict[str, Tensor], name: str) -> PulidSDXLModel:
             f"{what}: its ID encoder makes tokens of {width} values, but its layers ('{prefix}*') "
             f"take {layers[0].id_to_k.in_features}. {ADVICE}"
         )
-    if not is_dynamic(id_encoder.patcher):  # a mapped file can be overwritten while it is in use
-        for parameter in nn.ModuleList(layers).parameters():
-            parameter.data = parameter.data.clone()
+    own_weights(layers, id_encoder)
     return PulidSDXLModel(name, id_encoder, layers)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -140,27 +139,25 @@ class SDXLHooks(IdentityHooks):
     target: SDXLModel
     uses: tuple[SDXLUse, ...]
 
-    def start_forward(self, run: SamplingRun, x: Tensor, options: dict, base: Any) -> SDXLForward:
-        """Return what acts in the forward of the noisy latent ``x`` [B, 4, H, W]."""
-        forward = SDXLForward(run=run, total=x.shape[0], latent=tuple(x.shape[-2:]))
-        weights = run.weights(self.uses, options)
-        if not any(weights):
-            return forward
-        modules = self.modules(base)
-        for rows in run.prompts.rows(x.shape[0], run.pictures, options):
-            acting = []
-            for one in self.shared:
-                for i in one.negative if rows.unconditional else one.positive:
-                    if weights[i]:
-                        use = self.uses[i]
-                        weight = torch.full((), weights[i], device=x.device)
-                        mask = None if use.mask is None else run.mask_of(i, use.mask, x, rows)
-                        acting.append(
-                            Acting(modules[one.prepared.key].layers, use, i, weight, mask)
-                        )
-            if acting:
-                forward.rows.append((rows, acting))
-        return forward
+    def forward_of(self, run: SamplingRun, x: Tensor) -> SDXLForward:
+        """Return an empty record of the forward of the noisy latent ``x`` [B, 4, H, W]."""
+        return SDXLForward(run=run, total=x.shape[0], latent=tuple(x.shape[-2:]))
+
+    def acting(
+        self,
+        layers: nn.ModuleList,
+        weights: dict[int, float],
+        run: SamplingRun,
+        x: Tensor,
+        rows: Rows,
+    ) -> list[Acting]:
+        """Return what acts on these rows: each use by itself, since their projections differ."""
+        found = []
+        for i, weight in weights.items():
+            use = self.uses[i]
+            mask = None if use.mask is None else run.mask_of(i, use.mask, x, rows)
+            found.append(Acting(layers, use, i, torch.full((), weight, device=x.device), mask))
+        return found
 
     def put_in_place(self, forward: SDXLForward, replace: dict[str, dict]) -> dict[str, dict]:
         """Chain this forward's identity onto the cross-attention layers."""
