@@ -7,6 +7,7 @@ forward is an error here as on a card.
 from __future__ import annotations
 
 import pytest
+import torch
 
 from bench.cost import measured
 from bench.true_sdxl import (
@@ -27,6 +28,19 @@ PIXELS = {640: 64 * 64, 1280: 32 * 32}  # image tokens of a layer at 1024 x 1024
 @pytest.fixture(autouse=True)
 def inference_mode():
     """Leave inference mode to the card: inside it, operations show themselves untaken apart."""
+
+
+# first: the other tests keep a card with dynamic VRAM in place
+def test_lowvram_with_fp8_weights():
+    """A card that holds a part of the UNet, without dynamic VRAM: weights are cast and brought."""
+    shapes = unet_shapes()
+    with virtual_card(2 * GIB) as card, card.running():
+        model = true_sdxl(shapes, torch.float8_e4m3fn)
+        patched = with_identity(model, true_pulid_sdxl("sdxl-v1"))
+        prepare(patched, SQUARE)
+        assert 0 < model.loaded_size() < model.model_size()
+        out = forward(patched, SQUARE)
+    assert (out.shape, out.device, out.dtype) == ((1, 4, 128, 128), card.device, torch.float32)
 
 
 @pytest.fixture(scope="module")
