@@ -4,6 +4,33 @@ from __future__ import annotations
 
 # source file -> its fast tests: files below tests/, and pytest's -k
 FILES: dict[str, tuple[str, str]] = {
+    "identity/blending.py": ("identity/test_files.py", "blend and not nvidia"),
+    "identity/hooks.py": (
+        "pulid_flux/test_hooks.py house/test_nvidia.py",
+        "sum_of_weights or true_cfg or share_the_effect or has_its_mask or replaced_forward "
+        "or caches or of_that_area or only_the_positive or interrupt or deepclone or otherwise "
+        "or tiles or leave_dynamic",
+    ),
+    "identity/id_mlp.py": (
+        "pulid_sdxl/test_checkpoint.py pulid_sdxl/test_golden.py",
+        "(named or layout or encoder_of_v1) and not nvidia",
+    ),
+    "identity/prepared.py": (
+        "pulid_flux/test_hooks.py pulid_flux/test_uses.py",
+        "fold or each_gpu or another_gpu or device or test_uses",
+    ),
+    "pulid_sdxl/apply.py": ("pulid_sdxl/test_apply.py", ""),
+    "pulid_sdxl/checkpoint.py": ("pulid_sdxl/test_checkpoint.py", "not nvidia"),
+    "pulid_sdxl/hooks.py": ("pulid_sdxl/test_hooks.py pulid_sdxl/test_foreign_packs.py", ""),
+    "pulid_sdxl/id_attention.py": (
+        "pulid_sdxl/test_golden.py",
+        "(test_attention or zeros) and not nvidia",
+    ),
+    "pulid_sdxl/unet.py": ("pulid_sdxl/test_apply.py", "order or by_name"),
+    "pulid_sdxl/uses.py": (
+        "pulid_sdxl/test_hooks.py pulid_sdxl/test_apply.py",
+        "authors_processors or prepares_nothing or setting or bit_identical",
+    ),
     "identity/files.py": ("identity/test_files.py identity/test_files_on_disk.py", "not nvidia"),
     "identity/fusion.py": ("identity/test_fusion.py", "not nvidia"),
     "identity/id_encoder.py": (
