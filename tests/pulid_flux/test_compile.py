@@ -114,7 +114,7 @@ def operations(model, steps: int) -> list[str]:
 
 
 SCALAR_READS = "aten::_local_scalar_dense"
-RESIZES = ("aten::upsample_bilinear2d", "aten::_adaptive_avg_pool2d", "aten::avg_pool2d")
+RESIZES = ("upsample", "pool2d")  # parts of the names: inference mode has names of its own
 
 
 def forwards(flux, steps: int, **identity) -> list[list[str]]:
@@ -138,7 +138,7 @@ def test_what_a_forward_does_on_the_device(flux):
     ours, plain = forwards(flux, 5, attn_mask=torch.rand(1, 64, 64)), forwards(flux, 5)
     for names, base in zip(ours, plain, strict=True):
         assert names.count(SCALAR_READS) - base.count(SCALAR_READS) <= 1
-    resizes = [sum(names.count(name) for name in RESIZES) for names in ours]
+    resizes = [sum(any(part in name for part in RESIZES) for name in names) for names in ours]
     assert resizes[0] > 0 and not any(resizes[1:])
     added = [len(names) - len(base) for names, base in zip(ours, plain, strict=True)]
     assert len(set(added[1:])) == 1 and 0 < added[1] < added[0]
