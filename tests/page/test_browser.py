@@ -35,6 +35,7 @@ from standins.pages import (
     in_turn,
     on,
 )
+from standins.workshop import PHOTOS
 
 pytestmark = pytest.mark.browser
 
@@ -96,7 +97,7 @@ def is_end(tab: Tab, event: dict) -> bool:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
-def test_workflow_opens_with_nothing_missing_and_is_its_api_form(tab, file):
+def test_workflow_opens_with_nothing_missing_is_its_api_form_and_runs(tab, file):
     tab.open(json.loads(file.read_text("utf-8")))
     assert_complete(tab)
     assert tab.prompt() == api_form(file)
@@ -104,6 +105,8 @@ def test_workflow_opens_with_nothing_missing_and_is_its_api_form(tab, file):
     texts = tab.page.evaluate(f"tests.contrasts({note})")
     assert len(texts) > 5
     assert [(text, contrast) for text, contrast in texts if contrast < READABLE] == []
+    tab.page.evaluate("(photos) => tests.givePhotos(photos)", PHOTOS)
+    assert run_to_picture(tab, file.stem).std() > 1
 
 
 @pytest.mark.parametrize("file", PICTURES, ids=lambda path: path.stem)
