@@ -43,8 +43,9 @@ NEWEST_PAGE = "1.58"
 PACK_REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt")
 OLDEST_PACKAGES = ROOT / "tests" / "oldest.txt"
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
-# Two test files at a time, in order: one waits for a server or a page while the other computes.
-WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+# Two test files at a time, in order (tests/conftest.py): one waits for a server or a page while the
+# other computes.
+WORKERS = ("-n", "2", "--no-loadscope-reorder")
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,6 @@ class Tab:
         page.on("pageerror", lambda error: self.errors.append(str(error.stack)))
         page.on("console", self.note)
 
-
     def note(self, message: ConsoleMessage) -> None:
         """Keep an error of the console."""
         text = f"{message.text} ({message.location.get('url', '')})"
