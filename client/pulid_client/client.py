@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -91,12 +90,12 @@ class Client(Runs):
     async def workflow(self, workflow: str | os.PathLike | Mapping[str, Any]) -> Prompt:
         """Return a prompt of one's own to change: the server's of that name, a file's, a copy."""
         if isinstance(workflow, Mapping):
-            return copy.deepcopy(dict(workflow))
+            return workflows.copied(workflow)
         if isinstance(workflow, os.PathLike) or str(workflow).endswith(".json"):
             return json.loads(Path(workflow).read_text("utf-8"))
         if workflow not in self.shipped:
             self.shipped[workflow] = await self.fetch_workflow(workflow)
-        return copy.deepcopy(self.shipped[workflow])
+        return workflows.copied(self.shipped[workflow])
 
     async def fetch_workflow(self, name: str) -> Prompt:
         """Return the pack's workflow of that name from the server, where ComfyUI serves it."""
