@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pulid_client
 from pulid_client import Client, Prompt, ServerError, ServerGone
+from pulid_client.identities import Inputs
 
 from .jobs import Reader
 from .journal import RESULTS, Journal
-from .people import KINDS, Inputs
 from .report import say
 from .target import Target
 
@@ -146,15 +146,9 @@ async def ask(
                     for name in names:
                         with contextlib.suppress(ValueError):  # the job's line will say so
                             shipped[name] = await client.workflow(name)
-                    return shipped, {kind: await inputs(client, kind) for kind in KINDS}
+                    return shipped, await client.identity_inputs()
             except (ServerGone, ServerError, KeyError) as error:
                 reasons.append(f"{url}: {error}")
         if time.monotonic() > deadline:
             raise RuntimeError("No server with PuLID-Flux Native answers.\n" + "\n".join(reasons))
         await asyncio.sleep(1.0)
-
-
-async def inputs(client: Client, kind: str) -> set[str]:
-    """Return the names of a node's inputs."""
-    described = (await client.object_info(kind))[kind]["input"]
-    return {name for section in ("required", "optional") for name in described.get(section, ())}

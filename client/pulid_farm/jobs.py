@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pulid_client import workflows
+from pulid_client.identities import LOAD, Inputs, take_out
 from pulid_client.uploads import IDENTITIES, hashed_name
 from pulid_client.workflows import PLACES, Prompt, copied, node_titled
 
-from .people import LOAD, Inputs, take_out
 from .target import read
 
 FIELDS = {"id", "workflow", "settings", *PLACES}
@@ -68,7 +68,7 @@ class Reader:
     """Reads jobs one by one, so that a file of any length takes no more memory than a short one."""
 
     def __init__(self, path: Path, shipped: Mapping[str, Prompt], known: Inputs):
-        """Read ``path``. shipped: the pack's workflows by name; known: see ``people.take_out``."""
+        """Read ``path``. shipped: the pack's workflows by name; known: see ``take_out``."""
         self.path = path
         self.folder = path.parent
         self.shipped = shipped

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pulid_client import Client, NodeFailed, PromptRefused, ServerError, ServerGone
+from pulid_client.client import NO_FILE
+from pulid_client.identities import SAVED
 from pulid_client.uploads import IDENTITIES, saved_identity
 
 from .jobs import Work
-from .people import SAVED
 from .target import Target, read
 
 PATIENCE = 5.0  # seconds that a server may be away within a job; then another one gets it
@@ -126,10 +127,7 @@ class Worker:
         """Fetch an identity's file into the target."""
         file = saved_identity(result.outputs.get(SAVED, {}))
         if file is None:
-            raise PromptRefused(
-                f"{self.url} does not hand out the identities it saves: update PuLID-Flux Native "
-                "there."
-            )
+            raise PromptRefused(f"No identity came back.{NO_FILE.format(self.url)}")
         content = await client.view(file)
         await asyncio.to_thread(self.target.put, f"{FOLDER}/{work.key}.safetensors", content)
         return {}

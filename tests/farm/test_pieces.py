@@ -9,11 +9,11 @@ import pytest
 import skimage.data
 from PIL import Image
 from places import WORKFLOWS
+from pulid_client.identities import APPLY_IDENTITY, ENCODE, KINDS, LOAD, SAVED, take_out
 from pulid_client.workflows import node_titled
 from pulid_farm.fleet import DEPTH, FAULTS, Fleet
 from pulid_farm.jobs import BadLine, Reader, Work
 from pulid_farm.journal import Journal
-from pulid_farm.people import APPLY_IDENTITY, ENCODE, KINDS, LOAD, SAVED, take_out
 from pulid_farm.target import Target
 from pulid_farm.worker import Outcome
 from pulid_pack.nodes import apply, encode, sdxl

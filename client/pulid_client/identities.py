@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pulid_client.workflows import Prompt, copied
+from .workflows import Prompt, copied
 
 ENCODE, SAVE, LOAD = "PuLIDFluxEncodeIdentity", "PuLIDFluxSaveIdentity", "PuLIDFluxLoadIdentity"
 APPLY_IDENTITY = {
@@ -82,8 +82,9 @@ def loaded(prompt: Prompt, node: str, encode: dict, encodings: dict[str, Prompt]
     save = {"identity": [ENCODE, 0], "name": f"farm_{key}", "overwrite": True}
     whole[SAVED] = {"class_type": SAVE, "inputs": save | {"precision": "float32"}}
     encodings[key] = ancestors(whole, [SAVED])
-    inputs = {"name": f"{key}.safetensors"}
-    prompt[f"{node} identity"] = {"class_type": LOAD, "inputs": inputs}
+    title = "Load PuLID Identity" + (f" {node}" if len(encodings) > 1 else "")
+    inputs, meta = {"name": f"{key}.safetensors"}, {"title": title}
+    prompt[f"{node} identity"] = {"class_type": LOAD, "inputs": inputs, "_meta": meta}
     return f"{node} identity"
 
 
