@@ -32,7 +32,8 @@ def main(arguments: Sequence[str], local: Local | None = None) -> int:
             own: list[str] = []
             if options.local:
                 own = stack.enter_context(local(options.local, options.models))
-            return farm(options, lambda: own + options.servers + listed(options.servers_file))
+            given = own + options.servers + options.encoders
+            return farm(options, lambda: given + listed(options.servers_file))
     except (ServerGone, RuntimeError, OSError, ValueError) as error:
         say(str(error))
         return 2
@@ -48,6 +49,9 @@ def parse(arguments: Sequence[str], local: Local | None) -> argparse.Namespace:
     parser.add_argument("--servers", nargs="+", default=[], metavar="URL", help="of ComfyUI")
     parser.add_argument(
         "--servers-file", type=Path, help="with an address on each line; read again all the time"
+    )
+    parser.add_argument(
+        "--encoders", nargs="+", default=[], metavar="URL", help="that encode, and do nothing else"
     )
     parser.add_argument("--target", help="folder or fsspec address (default: JOBS.out)")
     parser.add_argument("--retries", type=int, default=2, help="of a job that fails (default: 2)")
@@ -87,9 +91,8 @@ def farm(options: argparse.Namespace, servers: Callable[[], list[str]]) -> int:
         shipped, known = asyncio.run(ask(servers, names, options.patience))
         start_ray(options.ray, [Path(pulid_client.__file__).parents[1]])
         reader = Reader(options.jobs, shipped, known)
-        driver = Driver(
-            reader, target, journal, servers, options.retries, options.limit, options.patience
-        )
+        limits = options.retries, options.limit, options.patience
+        driver = Driver(reader, target, journal, servers, *limits, options.encoders)
         say(f"results in {journal.path}, pictures in {target.address}")
         if not driver.run():
             say("some jobs are left, and no server; the same command goes on from here")

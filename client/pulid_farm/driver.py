@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,11 @@ ASKED = "asked"  # in flight: not work, but whether the server answers
 
 @dataclass
 class Driver:
-    """One run. servers: gives the addresses there are now; patience: seconds without any server."""
+    """One run.
+
+    servers: gives the addresses there are now; patience: seconds without any server; encoders:
+    see Fleet.
+    """
 
     reader: Reader
     target: Target
@@ -34,10 +38,11 @@ class Driver:
     retries: int = 2
     limit: float = 600.0
     patience: float = 600.0
+    encoders: Collection[str] = ()
     count: Count = field(default_factory=Count)
 
     def __post_init__(self) -> None:
-        self.fleet = Fleet(self.retries)
+        self.fleet = Fleet(self.retries, self.encoders)
         self.actors: dict[str, ray.actor.ActorHandle] = {}
         self.flying: dict[ray.ObjectRef, tuple[Server, Work | str]] = {}
         self.encoded = {name.partition(".")[0] for name in self.target.names(FOLDER)}

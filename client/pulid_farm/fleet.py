@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from .jobs import Work
@@ -52,10 +52,15 @@ class Server:
 
 
 class Fleet:
-    """The servers, and the work that waits for them. retries: after a job's own failures."""
+    """The servers, and the work that waits for them.
 
-    def __init__(self, retries: int):
+    retries: after a job's own failures; encoders: addresses that encode identities and do nothing
+    else, while the others do all the rest; none: everybody does everything.
+    """
+
+    def __init__(self, retries: int, encoders: Collection[str] = ()):
         self.retries = retries
+        self.encoders = frozenset(encoders)
         self.servers: dict[str, Server] = {}
         self.waiting: deque[Work] = deque()
 
@@ -91,10 +96,17 @@ class Fleet:
         for place, work in enumerate(self.waiting):
             if place == LOOK_AHEAD:
                 return None
-            if server.url not in work.tried or not well - work.tried:
+            able = self.able(work, well)
+            if server.url in able and (server.url not in work.tried or not able - work.tried):
                 del self.waiting[place]
                 return server, work
         return None
+
+    def able(self, work: Work, urls: set[str]) -> set[str]:
+        """Return those of ``urls`` that do this kind of work."""
+        if not self.encoders:
+            return urls
+        return urls & self.encoders if work.encodes else urls - self.encoders
 
     def settle(self, server: Server, work: Work, outcome: Outcome, now: float) -> bool:
         """Note what came of work; return whether that is final, else it waits again."""

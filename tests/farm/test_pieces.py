@@ -210,6 +210,21 @@ def test_work_that_brings_servers_down_ends_too():
         server.answers, now = True, now + 100
 
 
+def test_encoders_encode_and_the_others_do_all_the_rest():
+    some = Fleet(2, encoders=["e"])
+    some.set_servers(["a", "e"], 0.0)
+    some.waiting.extend([Work("person", {}), Work("job", {}, line=1), Work("other", {}, line=2)])
+    given = list(some.assign(0.0))
+    assert {work.key: server.url for server, work in given} == {
+        "person": "e",
+        "job": "a",
+        "other": "a",
+    }
+    ((encoder, person),) = [pair for pair in given if pair[1].encodes]
+    assert not some.settle(encoder, person, JOB, 0.0)
+    assert [server.url for server, _ in some.assign(0.0)] == ["e"], "there is no other"
+
+
 def test_servers_join_and_leave():
     some = fleet("a", jobs=9)
     list(some.assign(0.0))
