@@ -17,7 +17,7 @@ from .report import EVERY, Count, progress, say, summary, table
 from .target import Target
 from .worker import FOLDER, Outcome, Worker
 
-PUBLISHED = 60.0  # seconds between two copies of the journal in a target that is no folder
+PUBLISHED = 60.0  # seconds between two tables of the servers, and copies of the journal elsewhere
 AHEAD = 4  # jobs read ahead for each server
 TURN = 0.5  # seconds until servers and files are looked at again, though nothing happened
 ASKED = "asked"  # in flight: not work, but whether the server answers
@@ -58,7 +58,7 @@ class Driver:
         jobs, more = iter(self.reader), True
         while True:
             now = time.monotonic()
-            self.hire(self.fleet.set_servers(self.servers(), now))
+            self.hire(self.fleet.set_servers(self.servers()))
             while more and len(self.fleet.waiting) + len(self.parked) < self.window():
                 job = next(jobs, None)
                 more = job is not None
@@ -78,9 +78,10 @@ class Driver:
             if now - published > PUBLISHED:
                 published = now
                 self.publish()
+                say(f"by server:\n{table(self.fleet)}")
         self.publish()
         spent = time.process_time() - own
-        say(f"by server:\n{table(self.fleet, time.monotonic())}")
+        say(f"by server:\n{table(self.fleet)}")
         say(summary(self.count, time.monotonic() - began, spent))
         return not (more or self.fleet.waiting or self.parked)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .jobs import Work
 from .worker import Outcome
@@ -17,14 +17,13 @@ LOOK_AHEAD = 50  # how much of the waiting work is looked at for one server
 
 @dataclass
 class Server:
-    """What is known of one server. rests_until, joined: on the driver's clock, in seconds.
+    """What is known of one server; times are on the driver's clock, in seconds.
 
     faults: in a row; ill: it failed last, so it is asked before it gets work, and gets one thing
     at a time until that succeeds.
     """
 
     url: str
-    joined: float
     doing: int = 0
     done: int = 0
     failed: int = 0
@@ -34,7 +33,8 @@ class Server:
     leaving: bool = False
     answers: bool = True
     busy: float = 0.0
-    last: float = field(default=0.0)
+    first: float | None = None  # when its first work was begun
+    last: float = 0.0  # when its last work was settled
 
     def room(self, now: float) -> int:
         """Return how much more work it may get now."""
@@ -64,12 +64,12 @@ class Fleet:
         self.servers: dict[str, Server] = {}
         self.waiting: deque[Work] = deque()
 
-    def set_servers(self, urls: list[str], now: float) -> list[str]:
+    def set_servers(self, urls: list[str]) -> list[str]:
         """Let servers join and leave; return the addresses of those that are new."""
         for url, server in self.servers.items():
             server.leaving = url not in urls
         new = [url for url in dict.fromkeys(urls) if url not in self.servers]
-        self.servers |= {url: Server(url, now) for url in new}
+        self.servers |= {url: Server(url) for url in new}
         return new
 
     def to_ask(self, now: float) -> list[Server]:
@@ -112,6 +112,7 @@ class Fleet:
         """Note what came of work; return whether that is final, else it waits again."""
         server.doing -= 1
         server.busy += outcome.busy
+        server.first = now - outcome.seconds if server.first is None else server.first
         server.last = now
         if outcome.fault == "server":
             server.fell_ill(now)

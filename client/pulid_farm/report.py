@@ -36,15 +36,15 @@ def progress(count: Count, fleet: Fleet, seconds: float) -> str:
     return text + (f", not {', '.join(down)}" if down else "")
 
 
-def table(fleet: Fleet, now: float) -> str:
+def table(fleet: Fleet) -> str:
     """Return a table with a row for each server."""
     head = f"{'server':<32} {'done':>6} {'failed':>6} {'faults':>6} {'a minute':>9} {'busy':>5}"
-    return "\n".join([head, *(row(server, now) for server in fleet.servers.values())])
+    return "\n".join([head, *(row(server) for server in fleet.servers.values())])
 
 
-def row(server: Server, now: float) -> str:
-    """Return a server's row; busy: its own clock's share of the time from joining to its last."""
-    span = max((server.last or now) - server.joined, 1e-9)
+def row(server: Server) -> str:
+    """Return a server's row; busy: the share of running prompts, from its first to its last."""
+    span = max(server.last - (server.first or 0.0), 1e-9)
     rate, busy = 60 * server.done / span, 100 * server.busy / span
     return (
         f"{server.url:<32} {server.done:>6} {server.failed:>6} {server.all_faults:>6} "

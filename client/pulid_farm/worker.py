@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import time
 from dataclasses import dataclass
@@ -131,9 +130,3 @@ class Worker:
         content = await client.view(file)
         await asyncio.to_thread(self.target.put, f"{FOLDER}/{work.key}.safetensors", content)
         return {}
-
-    async def close(self) -> None:
-        """Close the connection."""
-        if self.client is not None:
-            with contextlib.suppress(Exception):
-                await self.client.__aexit__(None, None, None)

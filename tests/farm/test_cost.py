@@ -12,7 +12,7 @@ import urllib.request
 import psutil
 import pytest
 from places import TESTS
-from standins.farming import Farm, job
+from standins.farming import job
 
 pytestmark = pytest.mark.server
 
@@ -47,8 +47,8 @@ def quick():
 
 
 @pytest.mark.parametrize("number", [200, pytest.param(2000, marks=pytest.mark.slow)])
-def test_the_driver_costs_little_and_does_not_grow(quick, tmp_path, number):
-    farm = Farm(tmp_path, [job(n) for n in range(number)])
+def test_the_driver_costs_little_and_does_not_grow(quick, start_farm, number):
+    farm = start_farm([job(n) for n in range(number)])
     begun = time.monotonic()
     driver = farm.start(*quick)
     process, memory = psutil.Process(driver.pid), []

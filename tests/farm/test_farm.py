@@ -12,7 +12,10 @@ from standins.farming import LIMIT, Farm, alone, job
 from standins.proxy import Proxy
 from standins.server import TEXT_ENCODER_PACK
 
-pytestmark = pytest.mark.server
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.skipif(os.name == "nt", reason="no SIGKILL there"),
+]
 
 IDLE = 0.2  # of the surviving server's time, at most
 
@@ -34,10 +37,10 @@ def check(farm: Farm, good: int, errors: dict[str, str]) -> None:
     assert len(list((farm.target / "identities").iterdir())) == 2
 
 
-def test_every_job_ends_once_though_servers_and_the_driver_die(server, tmp_path):
+def test_every_job_ends_once_though_servers_and_the_driver_die(server, start_farm):
     """One server behind three addresses: one goes away and comes back, one answers 500."""
     bad = [job(90, id="faceless", photo="wall.png"), job(91, id="odd", workflow="flux")]
-    farm = Farm(tmp_path, [job(n) for n in range(5)] + bad + [job(n) for n in range(5, 10)])
+    farm = start_farm([job(n) for n in range(5)] + bad + [job(n) for n in range(5, 10)])
     with Proxy(server.url) as first, Proxy(server.url) as second, Proxy(server.url) as ill:
         ill.ill = True
         driver = farm.start(first.url, ill.url)
@@ -65,12 +68,12 @@ def test_every_job_ends_once_though_servers_and_the_driver_die(server, tmp_path)
 
 
 @pytest.mark.slow
-def test_sixty_jobs_on_two_servers(host, models, server, tmp_path):
+def test_sixty_jobs_on_two_servers(host, models, server, start_farm):
     """One of two servers is killed, a third answers 500, the driver is killed and started again."""
     from serving import Server
 
     bad = [job(90, id="faceless", photo="wall.png")]
-    farm = Farm(tmp_path, [job(n) for n in range(30)] + bad + [job(n) for n in range(30, 59)])
+    farm = start_farm([job(n) for n in range(30)] + bad + [job(n) for n in range(30, 59)])
     with (
         Server(host, models, [TEXT_ENCODER_PACK]) as second,
         Proxy(server.url) as ill,

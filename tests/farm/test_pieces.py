@@ -155,7 +155,7 @@ def test_a_target_takes_files_wherever_it_is(address, tmp_path):
 
 def fleet(*urls: str, jobs: int = 0, retries: int = 2) -> Fleet:
     made = Fleet(retries)
-    made.set_servers(list(urls), 0.0)
+    made.set_servers(list(urls))
     made.waiting.extend(Work(str(n), {}, line=n + 1) for n in range(jobs))
     return made
 
@@ -212,7 +212,7 @@ def test_work_that_brings_servers_down_ends_too():
 
 def test_encoders_encode_and_the_others_do_all_the_rest():
     some = Fleet(2, encoders=["e"])
-    some.set_servers(["a", "e"], 0.0)
+    some.set_servers(["a", "e"])
     some.waiting.extend([Work("person", {}), Work("job", {}, line=1), Work("other", {}, line=2)])
     given = list(some.assign(0.0))
     assert {work.key: server.url for server, work in given} == {
@@ -228,7 +228,7 @@ def test_encoders_encode_and_the_others_do_all_the_rest():
 def test_servers_join_and_leave():
     some = fleet("a", jobs=9)
     list(some.assign(0.0))
-    assert some.set_servers(["b", "c", "b"], 1.0) == ["b", "c"]
+    assert some.set_servers(["b", "c", "b"]) == ["b", "c"]
     assert {server.url for server, _ in some.assign(1.0)} == {"b", "c"}
-    assert some.set_servers(["a", "b"], 2.0) == []
+    assert some.set_servers(["a", "b"]) == []
     assert not some.servers["a"].leaving and some.servers["c"].leaving

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import skimage.data
 from PIL import Image
 from places import ROOT
@@ -25,6 +26,7 @@ class Farm:
 
     def __init__(self, folder: Path, jobs: list):
         self.folder = folder
+        self.drivers: list[subprocess.Popen] = []
         self.jobs = folder / "jobs.jsonl"
         self.servers = folder / "servers.txt"
         self.target = folder / "out"
@@ -42,7 +44,14 @@ class Farm:
         command += ["--servers-file", str(self.servers), "--target", str(self.target)]
         command += [str(part) for pair in options.items() for part in (f"--{pair[0]}", pair[1])]
         self.said = (self.folder / "said.txt").open("a")
-        return subprocess.Popen(command, stderr=self.said, stdout=self.said)
+        self.drivers.append(subprocess.Popen(command, stderr=self.said, stdout=self.said))
+        return self.drivers[-1]
+
+    def end(self) -> None:
+        """Leave no driver behind."""
+        for driver in self.drivers:
+            driver.kill()
+            driver.wait()
 
     def lines(self) -> list[dict]:
         """Return the journal's whole lines."""
@@ -64,6 +73,20 @@ class Farm:
         (name,) = line["pictures"]
         content = (self.target / name).read_bytes()
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+@pytest.fixture
+def start_farm(tmp_path):
+    """Return what makes a farm of jobs; its drivers end with the test."""
+    made = []
+
+    def make(jobs: list) -> Farm:
+        made.append(Farm(tmp_path, jobs))
+        return made[-1]
+
+    yield make
+    for farm in made:
+        farm.end()
 
 
 def job(number: int, **more) -> dict:
