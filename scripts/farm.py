@@ -17,8 +17,6 @@ from pathlib import Path
 
 import hosting
 
-sys.path.append(str(hosting.ROOT / "client"))
-
 
 @contextmanager
 def local_servers(number: int, models: Path | None) -> Iterator[list[str]]:

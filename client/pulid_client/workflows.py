@@ -96,6 +96,8 @@ def places(prompt: Prompt, common: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = titles(prompt)
     settings = {}
+    if unknown := [name for name in common if name not in PLACES]:
+        raise ValueError(f"There is no name {unknown[0]!r}.{similar(unknown[0], PLACES)}")
     for name, value in common.items():
         if value is None:
             continue

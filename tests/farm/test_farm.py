@@ -40,14 +40,14 @@ def check(farm: Farm, good: int, errors: dict[str, str]) -> None:
 def test_every_job_ends_once_though_servers_and_the_driver_die(server, start_farm):
     """One server behind three addresses: one goes away and comes back, one answers 500."""
     bad = [job(90, id="faceless", photo="wall.png"), job(91, id="odd", workflow="flux")]
-    farm = start_farm([job(n) for n in range(5)] + bad + [job(n) for n in range(5, 10)])
+    farm = start_farm([job(n) for n in range(3)] + bad + [job(n) for n in range(3, 6)])
     with Proxy(server.url) as first, Proxy(server.url) as second, Proxy(server.url) as ill:
         ill.ill = True
         driver = farm.start(first.url, ill.url)
         farm.wait_for(2, driver)
         farm.servers.write_text("\n".join([first.url, ill.url, second.url]))
         first.go_away()
-        farm.wait_for(6, driver)
+        farm.wait_for(4, driver)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         with (farm.target / "results.jsonl").open("a") as torn:
@@ -57,14 +57,11 @@ def test_every_job_ends_once_though_servers_and_the_driver_die(server, start_far
         driver = farm.start(first.url, ill.url)
         assert driver.wait(LIMIT) == 1, farm.told()
     assert farm.lines()[: len(before)] == before
-    check(farm, 10, {"faceless": "No face was found", "odd": "no workflow 'flux'"})
-    for line in farm.lines():
-        if line["ok"] and int(line["id"][4:]) % 4 == 0:
-            assert np.array_equal(farm.picture(line), alone(server, farm, int(line["id"][4:])))
     assert f"{len(before)} ended before" in farm.told()
-    again = farm.start(server.url)
-    assert again.wait(LIMIT) == 1 and farm.told().count("12 ended before") == 1
-    check(farm, 10, {"faceless": "No face was found", "odd": "no workflow 'flux'"})
+    check(farm, 6, {"faceless": "No face was found", "odd": "no workflow 'flux'"})
+    for line in farm.lines():
+        if line["id"] in ("job 0", "job 5"):
+            assert np.array_equal(farm.picture(line), alone(server, farm, int(line["id"][4:])))
 
 
 @pytest.mark.slow

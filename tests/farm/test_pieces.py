@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import skimage.data
 from PIL import Image
-from places import WORKFLOWS
+from places import ROOT, WORKFLOWS
 from pulid_client.identities import APPLY_IDENTITY, ENCODE, KINDS, LOAD, SAVED, take_out
 from pulid_client.workflows import node_titled
 from pulid_farm.fleet import DEPTH, FAULTS, Fleet
@@ -117,6 +118,17 @@ def test_where_no_face_is_no_error_the_photo_itself_is_sent(jobs):
 def test_a_line_that_cannot_become_work_says_why(jobs, line, said):
     (bad,) = jobs(line)
     assert isinstance(bad, BadLine) and said in bad.error
+
+
+def test_the_jobs_in_the_docs_are_jobs(jobs, tmp_path):
+    page = (ROOT / "docs" / "farm.md").read_text("utf-8")
+    lines = re.search(r"```json\n(.*?)```", page, re.S)[1].splitlines()
+    for name in ("anna.jpg", "ben.jpg", "anna.safetensors"):
+        (tmp_path / name).write_bytes(name.encode())
+    one, both, saved = (job for job, _ in jobs(*lines))
+    assert (len(one.needs), len(both.needs), len(saved.needs)) == (1, 2, 0)
+    (file,) = saved.files
+    assert (Path(file.path).name, file.subfolder) == ("anna.safetensors", "pulid_identities")
 
 
 def test_a_journal_outlives_its_driver(tmp_path):
