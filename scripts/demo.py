@@ -53,8 +53,8 @@ def main() -> int:
     options = parse_arguments()
     host = hosting.prepare()
     hosting.run_inside(host, Path(__file__).resolve(), sys.argv[1:])
-    from pulid_client import PromptRefused  # serving has put it on the path
-    from serving import Server  # inside the host's interpreter from here on
+    from pulid_client import PromptRefused
+    from serving import Server  # these two need the host's interpreter
 
     started = time.monotonic()
     stand_ins = options.models is None

@@ -17,7 +17,8 @@ class NodeFailed(RuntimeError):
     """
 
     def __init__(self, report: dict):
-        super().__init__(f"{report.get('node_type')}: {report['exception_message']}")
+        text = str(report["exception_message"]).strip()
+        super().__init__(f"{report.get('node_type')}: {text}")
         self.report = report
 
     def __reduce__(self):  # by default the text would be the argument

@@ -43,7 +43,7 @@ def test_every_job_ends_once_though_servers_and_the_driver_die(server, start_far
     farm = start_farm([job(n) for n in range(3)] + bad + [job(n) for n in range(3, 6)])
     with Proxy(server.url) as first, Proxy(server.url) as second, Proxy(server.url) as ill:
         ill.ill = True
-        driver = farm.start(first.url, ill.url)
+        driver = farm.start(first.url, ill.url, retries=1)
         farm.wait_for(2, driver)
         farm.servers.write_text("\n".join([first.url, ill.url, second.url]))
         first.go_away()
@@ -54,7 +54,7 @@ def test_every_job_ends_once_though_servers_and_the_driver_die(server, start_far
             torn.write('{"key": "')
         first.come_back()
         before = farm.lines()
-        driver = farm.start(first.url, ill.url)
+        driver = farm.start(first.url, ill.url, retries=1)
         assert driver.wait(LIMIT) == 1, farm.told()
     assert farm.lines()[: len(before)] == before
     assert f"{len(before)} ended before" in farm.told()

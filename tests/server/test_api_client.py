@@ -59,7 +59,7 @@ def long(basic: dict, seed: int, steps: int = 400) -> dict:
 
 def started(running: asyncio.Event):
     """Return an on_event that tells when the sampler has made a step."""
-    return lambda kind, data: running.set() if kind == "progress" and data["max"] > 30 else None
+    return lambda kind, data: running.set() if kind == "progress" and data["max"] > 20 else None
 
 
 def test_render_makes_the_picture_that_the_bare_api_makes(server, basic, photo, tmp_path):
@@ -157,7 +157,7 @@ def test_errors_tell_whose_fault_it_is(server, basic, proxy, tmp_path):
 
 
 def test_a_dropped_socket_and_a_short_absence_cost_nothing(server, basic, proxy):
-    prompt = long(basic, 31, 40)
+    prompt = long(basic, 31, 24)
 
     async def through(comfy):
         running = asyncio.Event()
