@@ -185,9 +185,9 @@ def face_vectors(
     usable = vectors.ndim == 2 and 0 not in vectors.shape and vectors.is_floating_point()
     if not usable or not torch.isfinite(vectors).all() or "recogniser" not in metadata:
         raise ValueError(
-            f"{path}: its face vectors are damaged: they have shape {list(vectors.shape)} and come "
-            f"from {metadata.get('recogniser')}, expected [photos, 512] finite numbers and the name "
-            "of a recogniser. Save the identity again."
+            f"{path}: its face vectors are damaged: they have shape {list(vectors.shape)} and are "
+            f"of the recogniser {metadata.get('recogniser')}, expected [photos, 512] finite numbers "
+            "and its name. Save the identity again."
         )
     return FaceVectors(vectors.float(), metadata["recogniser"], metadata.get("face_pack", ""))
 

@@ -53,9 +53,7 @@ def compare(plain: np.ndarray, changed: np.ndarray, outside: np.ndarray) -> Chan
             "them. Check it with Preview Image."
         )
     share = float(outside.mean()) if outside.size else 0.0
-    return Change(
-        difference(plain, changed, outside), structure(plain, changed, outside), share
-    )
+    return Change(difference(plain, changed, outside), structure(plain, changed, outside), share)
 
 
 def shown(picture: np.ndarray) -> str:
@@ -114,6 +112,22 @@ def outside_faces(size: tuple[int, int], boxes: list[np.ndarray], grow: float = 
         high = np.ceil(box[2:] + reach).clip(0).astype(int)
         outside[low[1] : high[1], low[0] : high[0]] = False
     return outside
+
+
+def outside_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return where a picture of ``size`` (height, width) is outside a mask [h, w] of any size.
+
+    1 in the mask are the faces, 0 is what may not change. Raises ValueError for values that are not
+    numbers.
+    """
+    if not mask.size or not np.isfinite(mask).all():
+        raise ValueError(
+            f"face_mask has shape {list(mask.shape)} or values that are not numbers, expected "
+            "[height, width] of 0 to 1. Link a MASK that is white where the faces are."
+        )
+    places = [(np.arange(n) + 0.5) * m / n for n, m in zip(size, mask.shape, strict=True)]
+    rows, columns = (place.astype(int) for place in places)
+    return mask[rows][:, columns] < 0.5
 
 
 def semantic(
