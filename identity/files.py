@@ -186,7 +186,7 @@ def face_vectors(
     if not usable or not torch.isfinite(vectors).all() or "recogniser" not in metadata:
         raise ValueError(
             f"{path}: its face vectors are damaged: they have shape {list(vectors.shape)} and are "
-            f"of the recogniser {metadata.get('recogniser')}, expected [photos, 512] finite numbers "
+            f"of recogniser {metadata.get('recogniser')}, expected [photos, 512] finite numbers "
             "and its name. Save the identity again."
         )
     return FaceVectors(vectors.float(), metadata["recogniser"], metadata.get("face_pack", ""))

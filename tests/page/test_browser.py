@@ -314,7 +314,7 @@ def test_faces_of_a_batch_by_keyboard_and_not_against_a_link(tab, renderer):
 def our_nodes(server) -> dict[str, dict]:
     """Return the descriptions of this pack's nodes."""
     info = server.object_info()
-    return {key: node for key, node in info.items() if key.startswith(OURS)}
+    return {key: node for key, node in info.items() if key.startswith("PuLID")}
 
 
 def described(node: dict) -> dict[str, list]:
