@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .similarity import DIFFERENT, SAME, Likeness, mean_similarity
+from .similarity import Likeness, mean_similarity
 
 HEIGHT, MARGIN, GAP = 256, 24, 16
 WIDEST = 2.5  # of a picture's width to the height it is given
@@ -21,6 +21,7 @@ BAR = 14
 TEXT, SMALL = 18, 14
 PAPER, INK, FAINT = (251, 250, 247), (28, 28, 30), (106, 106, 112)
 GOOD, FAIR, POOR = (46, 160, 67), (219, 158, 20), (200, 70, 50)
+PLAIN = (63, 120, 158)  # of a number whose range is not known
 TRACK, RANGE = (226, 224, 218), (196, 222, 200)
 FULL = 0.25  # difference that the map shows in white
 # black, red, yellow, white: brightness rises all the way, so that it can be read without colours
@@ -65,21 +66,26 @@ def worst_first(cell: Cell) -> tuple[int, float]:
     return -missing, lowest
 
 
-def likeness_report(cells: Sequence[Cell]) -> np.ndarray:
-    """Return the pictures side by side, worst first, each over a bar with its number."""
+def likeness_report(cells: Sequence[Cell], bounds: tuple[float, float] | None) -> np.ndarray:
+    """Return the pictures side by side, worst first, each over a bar with its number.
+
+    bounds: the judge's, as ``similarity.bounds`` gives them.
+    """
     shown = sorted(cells, key=worst_first)[:CELLS]
-    tiles = [likeness_tile(cell) for cell in shown]
+    tiles = [likeness_tile(cell, bounds) for cell in shown]
     rows = [tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)]
-    footer = (
-        f"green band: above {SAME}, where ArcFace mostly puts photos of one person; "
-        f"tick: {DIFFERENT}, below which mostly different people lie"
-    )
+    footer = "cosine of face vectors, the bar from 0 to 1"
+    if bounds:
+        footer += (
+            f"; green band: above {bounds[1]}, where this recogniser mostly puts photos of one "
+            f"person; tick: {bounds[0]}, below which mostly different people lie"
+        )
     if len(cells) > len(shown):
         footer = f"the worst {len(shown)} of {len(cells)} pictures; {footer}"
     return stack(rows, footer)
 
 
-def likeness_tile(cell: Cell) -> Image.Image:
+def likeness_tile(cell: Cell, bounds: tuple[float, float] | None) -> Image.Image:
     """Draw one picture with its faces, number and bar."""
     shrunk, scale = fitted(cell.picture, HEIGHT)
     width = max(120, shrunk.width)
@@ -90,7 +96,7 @@ def likeness_tile(cell: Cell) -> Image.Image:
     for person, one in enumerate(cell.people):
         if one.face is not None:
             box = (cell.boxes[one.face] * scale).clip(0, None) + [left, 0, left, 0]
-            colour = colour_of(one.similarity)
+            colour = colour_of(one.similarity, bounds)
             draw.rectangle([float(v) for v in box], outline=colour, width=2)
             if len(cell.people) > 1:
                 text = f"{person}: {one.similarity:.2f}"
@@ -102,8 +108,8 @@ def likeness_tile(cell: Cell) -> Image.Image:
     if value is not None and missing:
         text += f", {missing} missing"
     draw.text((0, HEIGHT + 4), f"#{cell.number}", FAINT, font(TEXT))
-    draw.text((width, HEIGHT + 4), text, colour_of(value), font(TEXT), anchor="ra")
-    draw_bar(draw, width, HEIGHT + TEXT + 12, value)
+    draw.text((width, HEIGHT + 4), text, colour_of(value, bounds), font(TEXT), anchor="ra")
+    draw_bar(draw, width, HEIGHT + TEXT + 12, value, bounds)
     return tile
 
 
@@ -115,24 +121,34 @@ def fitted(picture: np.ndarray, height: int) -> tuple[Image.Image, float]:
     return image.resize(size, Image.LANCZOS), scale
 
 
-def colour_of(similarity: float | None) -> tuple[int, int, int]:
+def colour_of(similarity: float | None, bounds: tuple[float, float] | None) -> tuple[int, int, int]:
     """Return green in the same-person range, amber between, red below or for no face."""
-    if similarity is None or similarity < DIFFERENT:
+    if similarity is None:
         return POOR
-    return GOOD if similarity >= SAME else FAIR
+    if bounds is None:
+        return PLAIN
+    return GOOD if similarity >= bounds[1] else POOR if similarity < bounds[0] else FAIR
 
 
-def draw_bar(draw: ImageDraw.ImageDraw, width: int, top: int, value: float | None) -> None:
+def draw_bar(
+    draw: ImageDraw.ImageDraw,
+    width: int,
+    top: int,
+    value: float | None,
+    bounds: tuple[float, float] | None,
+) -> None:
     """Draw a bar of 0 to 1 with the same-person range; for no face an empty frame."""
     if value is None:
         draw.rectangle((0, top, width - 1, top + BAR), outline=POOR)
         return
     draw.rectangle((0, top, width - 1, top + BAR), fill=TRACK)
-    draw.rectangle((round(SAME * (width - 1)), top, width - 1, top + BAR), fill=RANGE)
+    if bounds:
+        draw.rectangle((round(bounds[1] * (width - 1)), top, width - 1, top + BAR), fill=RANGE)
     end = round(max(0.0, value) * (width - 1))
-    draw.rectangle((0, top + 3, end, top + BAR - 3), fill=colour_of(value))
-    tick = round(DIFFERENT * (width - 1))
-    draw.line((tick, top, tick, top + BAR), fill=FAINT)
+    draw.rectangle((0, top + 3, end, top + BAR - 3), fill=colour_of(value, bounds))
+    if bounds:
+        tick = round(bounds[0] * (width - 1))
+        draw.line((tick, top, tick, top + BAR), fill=FAINT)
 
 
 def stack(rows: Sequence[Sequence[Image.Image]], footer: str) -> np.ndarray:

@@ -85,6 +85,11 @@ def mean_similarity(found: list[Likeness]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
+def bounds(recogniser: str) -> tuple[float, float] | None:
+    """Return the cosines below which are mostly two people and above which mostly one, if known."""
+    return (DIFFERENT, SAME) if recogniser in ARCFACE else None
+
+
 def range_of(recogniser: str) -> str:
     """Say in what range of cosines this recogniser mostly puts photos of one person.
 

@@ -11,7 +11,16 @@ from ..encoders.faces import FaceAnalysis, order_faces, read_photos
 from ..encoders.recognition import Seen, recognise_all
 from ..identity.identity import FaceVectors, Identity
 from ..measure.report import Cell, likeness_report
-from ..measure.similarity import Likeness, homework, match, mean_similarity, person, range_of, unit
+from ..measure.similarity import (
+    Likeness,
+    bounds,
+    homework,
+    match,
+    mean_similarity,
+    person,
+    range_of,
+    unit,
+)
 from .feedback import Note
 from .measured import Measured, rounded
 
@@ -40,6 +49,7 @@ def measure_likeness(
     table = {
         "judge": {"pack": judge.pack.name, "recogniser": judge.recogniser},
         "made_by_the_judge": judge.recogniser in makers if makers else None,
+        "same_person_range": bounds(judge.recogniser),
         **dict(zip(("similarity", "lowest", "missing"), map(rounded, numbers), strict=True)),
         "pictures": [
             likeness_row(i, faces, likenesses, pictures[i].shape[:2])
@@ -53,7 +63,8 @@ def measure_likeness(
     notes = likeness_notes(numbers, found)
     notes += [Note(range_of(judge.recogniser))]
     notes += [Note(text) for text in [homework(judge.recogniser, makers)] if text]
-    return Measured(numbers, table, likeness_report(cells), notes)
+    report = likeness_report(cells, bounds(judge.recogniser))
+    return Measured(numbers, table, report, notes)
 
 
 def reference_people(

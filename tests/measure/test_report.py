@@ -8,6 +8,7 @@ from pulid_pack.measure.report import Cell, Pair, disruption_report, heat_map, l
 from pulid_pack.measure.similarity import Likeness
 
 RED, GREEN, BLUE = np.eye(3, dtype=np.uint8) * 255
+BOUNDS = (0.2, 0.4)
 BOX = [np.array([10.0, 10.0, 30.0, 30.0])]
 
 
@@ -27,7 +28,7 @@ def column_of(sheet: np.ndarray, colour: np.ndarray) -> int:
 
 def test_the_least_alike_is_first_and_no_face_before_it():
     cells = [cell(0, RED, 0.7), cell(1, GREEN, None), cell(2, BLUE, 0.1)]
-    sheet = likeness_report(cells)
+    sheet = likeness_report(cells, BOUNDS)
     places = [column_of(sheet, colour) for colour in (GREEN, BLUE, RED)]
     assert places == sorted(places) and len(set(places)) == 3
 
@@ -41,8 +42,8 @@ def test_two_people_count_by_the_less_alike_one():
 def test_the_bar_is_as_long_as_the_number():
     widths = {}
     for value in (0.5, 1.0, -0.5):
-        sheet = likeness_report([cell(0, RED, value)])
-        colour = report.colour_of(value)
+        sheet = likeness_report([cell(0, RED, value)], BOUNDS)
+        colour = report.colour_of(value, BOUNDS)
         bar = (sheet == colour).all(-1)[report.MARGIN + report.HEIGHT + report.TEXT + 15 :]
         widths[value] = int(bar.sum(1).max())
     assert widths == {0.5: 129, 1.0: 256, -0.5: 1}
@@ -50,12 +51,12 @@ def test_the_bar_is_as_long_as_the_number():
 
 def test_a_report_of_many_has_the_worst_and_stays_small():
     cells = [cell(i, RED, i / 200) for i in range(200)]
-    assert likeness_report(cells).shape[0] < 16 * 360
+    assert likeness_report(cells, BOUNDS).shape[0] < 16 * 360
 
 
 def test_a_strip_and_a_dot_have_a_report():
     for size in ((1, 300), (300, 1), (8, 8)):
-        sheet = likeness_report([Cell(0, flat(RED, size), [Likeness()], [])])
+        sheet = likeness_report([Cell(0, flat(RED, size), [Likeness()], [])], None)
         assert sheet.dtype == np.uint8 and sheet.shape[2] == 3
 
 
