@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..encoders.photo import write
 from .similarity import Likeness, mean_similarity
 
 HEIGHT, MARGIN, GAP = 256, 24, 16
@@ -100,8 +101,7 @@ def likeness_tile(cell: Cell, bounds: tuple[float, float] | None) -> Image.Image
             draw.rectangle([float(v) for v in box], outline=colour, width=2)
             if len(cell.people) > 1:
                 text = f"{person}: {one.similarity:.2f}"
-                place = (float(box[0]) + 2, max(0.0, float(box[1]) - SMALL - 3))
-                draw.text(place, text, colour, font(SMALL), stroke_width=2, stroke_fill=INK)
+                write(draw, text, box.tolist(), colour, font(SMALL), tile.size)
     value = mean_similarity(cell.people)
     missing = sum(one.similarity is None for one in cell.people)
     text = "no face" if value is None else f"{value:.2f}"

@@ -115,6 +115,6 @@ def homework(judge: str, makers: list[str]) -> str:
     other = next(pack for pack in ("buffalo_l", "antelopev2") if pack != ARCFACE.get(judge))
     made = "made this identity" if makers else "usually makes identities"
     return (
-        f"The judge marks its own homework: its recogniser {judge} {made} too, so the numbers are "
-        f"too good. Load a second face pack ({other}) with Load InsightFace to judge by."
+        f"The judge marks its own homework: its recogniser {judge} {made} too, so its numbers "
+        f"are too high. Load a second face pack ({other}) with Load InsightFace to judge by."
     )

@@ -55,11 +55,14 @@ def measure_disruption(
             boxes = [face.box for face in (*plain_faces[one], *faces[i])]
             outside = outside_faces(picture.shape[:2], boxes)
         row = disruption_row(plain[one], picture, outside, plain_faces[one], faces[i], eva)
-        rows.append({"picture": i} | {k: rounded(v) for k, v in row.items()})
+        rows.append(row)
         pairs.append(Pair(i, plain[one], picture, outside, row["difference"], lines_of(row)))
     means = {name: mean_of([row[name] for row in rows]) for name in NUMBERS}
     notes = disruption_notes(means, rows, judge is not None, mask is not None)
-    table = {name: rounded(value) for name, value in means.items()} | {"pictures": rows}
+    table = {name: rounded(value) for name, value in means.items()}
+    table["pictures"] = [
+        {"picture": i} | {k: rounded(v) for k, v in row.items()} for i, row in enumerate(rows)
+    ]
     return Measured(tuple(means.values()), table, disruption_report(pairs), notes)
 
 
@@ -101,7 +104,7 @@ def disruption_notes(
     notes = [Note(f"{', '.join(said).capitalize()}.")] if said else []
     if means["difference"] == 0:
         notes.append(Note("The pictures are equal: the identity changed nothing outside the face."))
-    empty = [row["picture"] for row in rows if row["difference"] is None]
+    empty = [i for i, row in enumerate(rows) if row["difference"] is None]
     if empty:
         where = ", ".join(map(str, empty))
         notes.append(Note(f"Nothing is outside the faces in picture {where}.", True))
@@ -109,7 +112,8 @@ def disruption_notes(
         text = "The whole picture counts, with the faces: link face_analysis or face_mask."
         notes.append(Note(text, True))
     elif not masked:
-        faceless = [row["picture"] for row in rows if not row["faces_without"] + row["faces_with"]]
+        counts = [row["faces_without"] + row["faces_with"] for row in rows]
+        faceless = [i for i, count in enumerate(counts) if not count]
         if faceless:
             where = ", ".join(map(str, faceless))
             notes.append(Note(f"No face in picture {where}: the whole of it counts.", True))

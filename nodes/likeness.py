@@ -49,7 +49,7 @@ def measure_likeness(
     table = {
         "judge": {"pack": judge.pack.name, "recogniser": judge.recogniser},
         "made_by_the_judge": judge.recogniser in makers if makers else None,
-        "same_person_range": bounds(judge.recogniser),
+        "same_person_range": bounds(judge.recogniser) and [*bounds(judge.recogniser)],
         **dict(zip(("similarity", "lowest", "missing"), map(rounded, numbers), strict=True)),
         "pictures": [
             likeness_row(i, faces, likenesses, pictures[i].shape[:2])

@@ -114,7 +114,7 @@ def wish_of(options: argparse.Namespace) -> Wish:
         text = [key for key, entry in prompt.items() if title(entry) == "Prompt"]
         if len(text) != 1:
             raise ValueError(
-                f"{len(text)} nodes have the title 'Prompt', expected one for --prompt."
+                f"{len(text)} nodes have the title 'Prompt', expected one, for --prompt."
             )
         name = "text" if "text" in prompt[text[0]]["inputs"] else "value"
         set_input(prompt, text[0], name, options.prompt)
@@ -124,6 +124,9 @@ def wish_of(options: argparse.Namespace) -> Wish:
         if options.size is not None and entry["class_type"] in LATENTS:
             for name, value in zip(("width", "height"), options.size, strict=True):
                 set_input(prompt, key, name, value)
+    names = [path.name for path in options.photo]
+    if len(set(names)) < len(names):
+        raise ValueError("Two photos have the same file name: rename one, to tell them apart.")
     vary = dict(options.vary)
     return Wish(prompt, vary, options.seeds, options.photo, dict(options.set), options.judge)
 

@@ -89,8 +89,11 @@ def plan(wish: Wish, info: Mapping[str, Any]) -> list[Cell]:
     """
     names = list(wish.vary)
     combinations = list(itertools.product(*wish.vary.values()))
+    contents = {photo: content(photo) for photo in wish.photos}
     return [
-        cell(wish, info, photo, dict(zip(names, values, strict=True)), seed)
+        cell(
+            wish, info, photo, contents.get(photo, ""), dict(zip(names, values, strict=True)), seed
+        )
         for photo in wish.photos or [None]
         for values in combinations
         for seed in wish.seeds
@@ -98,9 +101,14 @@ def plan(wish: Wish, info: Mapping[str, Any]) -> list[Cell]:
 
 
 def cell(
-    wish: Wish, info: Mapping[str, Any], photo: Path | None, settings: dict[str, Any], seed: int
+    wish: Wish,
+    info: Mapping[str, Any],
+    photo: Path | None,
+    what: str,
+    settings: dict[str, Any],
+    seed: int,
 ) -> Cell:
-    """Plan one picture."""
+    """Plan one picture; ``what`` is the photo's content in keys."""
     prompt = copy.deepcopy(wish.workflow)
     for where, value in {**wish.settings, **settings}.items():
         set_setting(prompt, where, value)
@@ -117,7 +125,7 @@ def cell(
     identity = None
     if encode is not None:
         (encoder,) = (key for key, entry in encode.items() if entry["class_type"] == ENCODE)
-        encode[find_photo(encode, encoder)]["inputs"]["image"] = content(photo)
+        encode[find_photo(encode, encoder)]["inputs"]["image"] = what
         identity = Job(digest(encode), encode, "save", photo.stem)
     kind = APPLIES[prompt[apply]["class_type"]]
     graph, output = rendering(prompt, apply, info[kind]["input"])
@@ -128,13 +136,13 @@ def cell(
     picture = Job(digest(graph), graph, output, f"{person}{setting} seed {seed}")
     graph, output = rendering_plain(prompt, apply)
     plain = Job(digest(graph), graph, output, f"without seed {seed}")
-    key = digest(picture.key, plain.key, content(photo), judges(wish))
+    key = digest(picture.key, plain.key, what, judges(wish))
     return Cell(photo, settings, seed, identity, plain, picture, key)
 
 
-def content(photo: Path | None) -> str:
-    """Return what stands for a photo in keys: its content."""
-    return hashlib.sha256(photo.read_bytes()).hexdigest()[:24] if photo else ""
+def content(photo: Path) -> str:
+    """Return what stands for a photo in keys: a hash of the file."""
+    return hashlib.sha256(photo.read_bytes()).hexdigest()[:24]
 
 
 def judges(wish: Wish) -> dict[str, dict[str, Any]]:

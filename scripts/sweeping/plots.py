@@ -83,9 +83,8 @@ def scatter(
         axes.annotate(text, (0.995, value), xycoords=("axes fraction", "data"), ha="right",
                       va="bottom", fontsize=7, color=FAINT)  # fmt: skip
     if not there:
-        axes.text(
-            0.5, 0.5, "no face was found in any picture", ha="center", transform=axes.transAxes
-        )
+        place = {"transform": axes.transAxes, "ha": "center"}
+        axes.text(0.5, 0.5, "no face was found in any picture", **place)
     axes.set_xlabel(AXES[against])
     axes.set_ylabel("alike: cosine of face vectors (1 = the same photo)")
     axes.margins(x=0.18, y=0.12)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pulid_pack.encoders.recognition import find_all
 from pulid_pack.measure.pose import HEAD, head_pose, moves, turn_between
-from standins.people import astronaut, face_at
+from standins.people import astronaut, face_at, group
 
 
 def turned(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -46,15 +46,14 @@ def test_points_that_are_no_face_have_no_direction(points):
     assert head_pose(points) is None
 
 
-def test_a_photo_that_is_rotated_and_mirrored(analysis):
-    photo = astronaut()
-    turned_left = np.rot90(photo).copy()  # a quarter turn to the left
-    photos = [photo, photo[:, ::-1].copy(), turned_left]
-    found = [faces[0] for faces in find_all(analysis, photos)]
-    straight, mirrored, _ = (head_pose(face.keypoints) for face in found)
-    assert abs(straight.roll) < 10 and abs(straight.yaw) < 30
-    assert mirrored.yaw == pytest.approx(-straight.yaw, abs=5)
-    assert mirrored.roll == pytest.approx(-straight.roll, abs=5)
+def test_people_on_photos_look_where_they_look(analysis):
+    """The astronaut into the camera; of the group the man who stands to the left of the image."""
+    portrait, people, mirrored = find_all(analysis, [astronaut(), group(), group()[:, ::-1].copy()])
+    straight = head_pose(portrait[0].keypoints)
+    assert abs(straight.yaw) < 15 and abs(straight.pitch) < 15 and abs(straight.roll) < 5
+    standing = [min(faces, key=lambda face: face.centre[1]) for faces in (people, mirrored)]
+    left, right = (head_pose(face.keypoints).yaw for face in standing)
+    assert -75 < left < -35 and 35 < right < 75
 
 
 def test_a_face_that_moves_and_grows():

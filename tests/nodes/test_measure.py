@@ -131,7 +131,7 @@ def test_an_identity_file_is_all_it_takes(analysis, tmp_path):
     assert table["made_by_the_judge"] is True
     assert notes[-1] == (
         "The judge marks its own homework: its recogniser glintr100.onnx made this identity too, "
-        "so the numbers are too good. Load a second face pack (buffalo_l) with Load InsightFace to "
+        "so its numbers are too high. Load a second face pack (buffalo_l) with Load InsightFace to "
         "judge by."
     )
 
