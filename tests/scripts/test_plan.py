@@ -1,4 +1,4 @@
-"""What a sweep plans: prompts taken apart, equal work once, and refusals that name what is wrong."""
+"""What a sweep plans: prompts taken apart, equal work once, refusals that name what is wrong."""
 
 from __future__ import annotations
 
@@ -184,9 +184,7 @@ def test_the_command_line(photos, capsys):
     assert (inputs["EmptyLatentImage"]["width"], inputs["EmptyLatentImage"]["height"]) == (640, 512)
     texts = [n["inputs"]["text"] for n in found.workflow.values() if "text" in n["inputs"]]
     assert texts[0] == "a map" != texts[1]
-    with pytest.raises(
-        FileNotFoundError, match=r"There is no workflow .*nosuch.json. The pack has"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"There is no workflow .*nosuch.json. The pack"):
         wish_of(parse_arguments("", ["nosuch", "--server", "x"]))
     with pytest.raises(ValueError, match="Two photos have the same file name"):
         wish_of(parse_arguments("", ["--server", "x", "--photo", *[str(photos[0])] * 2]))
