@@ -95,6 +95,9 @@ def register() -> None:
             folder = root / name
             if str(folder) not in known and (root == roots[0] or folder.is_dir()):
                 folder_paths.add_model_folder_path(name, str(folder))
+    # programs put files there by /upload/image; last, since Save writes into the first folder
+    uploaded = Path(folder_paths.get_input_directory()) / IDENTITY.folders[0]
+    folder_paths.add_model_folder_path(IDENTITY.folders[0], str(uploaded))
 
 
 def places(kind: Kind) -> list[Path]:

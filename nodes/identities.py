@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ class PuLIDFluxSaveIdentity(io.ComfyNode):
         path = folder() / f"{checked_name(name)}.safetensors"
         picture = None if preview is None else preview[0]
         save_identity(identity, path, DTYPES[precision], picture, overwrite)
-        shown = ui.PreviewText(f"Saved {path.name}")
-        return io.NodeOutput(identity, ui=shown)
+        shown = ui.PreviewText(f"Saved {path.name}").as_dict()
+        return io.NodeOutput(identity, ui=shown | {"pulid_identity": [served(path)]})
 
     @classmethod
     def validate_inputs(cls, name: str | None) -> bool | str:
@@ -182,6 +183,15 @@ class PuLIDFluxBlendIdentities(io.ComfyNode):
 def folder() -> Path:
     """Return the folder identities are written to, the first registered one."""
     return Path(folder_paths.get_folder_paths("pulid_identities")[0])
+
+
+def served(path: Path) -> dict[str, str]:
+    """Copy a file to where ComfyUI's ``/view`` finds it; return what a program asks that for."""
+    temp = Path(folder_paths.get_temp_directory())
+    temp.mkdir(parents=True, exist_ok=True)
+    name = f"pulid_identity_{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.safetensors"
+    shutil.copyfile(path, temp / name)
+    return {"filename": name, "subfolder": "", "type": "temp"}
 
 
 def find(name: str) -> Path:

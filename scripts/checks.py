@@ -26,7 +26,7 @@ OLDEST = next(iter(ARCHIVES))
 TOOLS = ("comfy-cli==1.23.0", "comfy-import-guard==1.3.0")
 GUARD = HOST_DIR / "import-guard"
 # What nobody who installs the pack needs, and what it cannot do without.
-LEFT_OUT = ("tests", "bench", "scripts", ".ci", ".github")
+LEFT_OUT = ("tests", "bench", "client", "scripts", ".ci", ".github")
 NEEDED = ("__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "docs/errors.md")
 LARGEST = 700_000  # bytes of the zip file; 430,000 are the pictures of 16 workflows
 GIT = ("-c", "user.name=checks", "-c", "user.email=checks@localhost", "-c", "core.autocrlf=false")

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hosting
-from client import PromptRefused
 from hosting import ROOT
 
 WORKFLOWS = ROOT / "workflows" / "api"
@@ -54,6 +53,7 @@ def main() -> int:
     options = parse_arguments()
     host = hosting.prepare()
     hosting.run_inside(host, Path(__file__).resolve(), sys.argv[1:])
+    from pulid_client import PromptRefused  # serving has put it on the path
     from serving import Server  # inside the host's interpreter from here on
 
     started = time.monotonic()

@@ -22,17 +22,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from client import Client, OnEvent, Result
+from blocking import Blocking
 from hosting import ROOT, Host
+from pulid_client import OnEvent, Result
 
 PACK_NAME = "pulid-flux-native"
-NOT_THE_PACK = (".*", "bench", "output", "tests", "__pycache__")
+NOT_THE_PACK = (".*", "bench", "client", "output", "tests", "__pycache__")
 START_LIMIT = 180.0  # seconds; about 12 on two cores
 STOP_LIMIT = 10.0
 LOG_TAIL = 4000  # characters of the server's log shown with an error
 
 
-class Server(Client):
+class Server(Blocking):
     """A ComfyUI process with this pack, as a context manager, and the client for it."""
 
     def __init__(
@@ -191,7 +192,7 @@ class Server(Client):
     def queue(
         self, prompt: Mapping[str, dict], on_event: OnEvent | None = None, limit: float = 600.0
     ) -> Result:
-        """Run ``prompt`` as ``Client.queue`` does; a dead server is shown with its log."""
+        """Run ``prompt`` as ``Blocking.queue`` does; a dead server is shown with its log."""
         try:
             return super().queue(prompt, on_event, limit)
         except TimeoutError:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from client import Client
+from blocking import Blocking
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
 
 SCRIPT = Path(__file__).with_suffix(".js")
@@ -44,7 +44,7 @@ DROP = """([name, type, data]) => {
 class Tab:
     """One page: ``page`` is Playwright's, ``errors`` is what went wrong in it so far."""
 
-    def __init__(self, page: Page, server: Client, vue: bool):
+    def __init__(self, page: Page, server: Blocking, vue: bool):
         self.page = page
         self.server = server
         self.vue = vue
@@ -145,7 +145,7 @@ def start(program: Path) -> Iterator[Browser]:
 
 
 @contextmanager
-def open_tab(browser: Browser, server: Client, vue: bool) -> Iterator[Tab]:
+def open_tab(browser: Browser, server: Blocking, vue: bool) -> Iterator[Tab]:
     """Open the page of ``server``, with the classic canvas or the Vue renderer."""
     settings = SETTINGS | {"Comfy.VueNodes.Enabled": vue}
     server.open("/settings", json.dumps(settings).encode()).close()

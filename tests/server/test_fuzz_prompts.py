@@ -169,7 +169,7 @@ def plain(basic) -> dict[str, dict]:
 
 def outcome(server, prompt: dict[str, dict]) -> str:
     """Run a prompt and return how it ended; anything but the three good ways fails."""
-    from client import PromptRefused
+    from pulid_client import PromptRefused
 
     try:
         result = server.queue(prompt, limit=120)

@@ -107,7 +107,7 @@ def test_a_file_that_changes_is_read_again(server, basic):
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a\0b", "n" * 300])
 def test_a_name_that_leaves_the_folder_is_refused(server, basic, name):
-    from client import PromptRefused
+    from pulid_client import PromptRefused
 
     prompt = split(basic, name)
     with pytest.raises(PromptRefused, match="cannot be the name of an identity"):

@@ -155,7 +155,7 @@ def test_interrupted_run_leaves_the_server_usable(server, basic):
 
 
 def test_refused_prompt_says_what_the_server_said(server, basic):
-    from client import PromptRefused
+    from pulid_client import PromptRefused
 
     set_inputs(basic, "UNETLoader", unet_name="nowhere.safetensors")
     with pytest.raises(PromptRefused, match="nowhere.safetensors"):

@@ -450,7 +450,7 @@ def test_posted_as_it_is_it_runs_to_a_picture_with_the_identity(workshop, path):
 
 @pytest.mark.server
 def test_posted_prompt_is_upgraded_and_names_the_missing_file(workshop):
-    from client import PromptRefused
+    from pulid_client import PromptRefused
 
     prompt = runnable(sample("cubiq_fidelity"), pulid_file="mine/gone.safetensors")
     with pytest.raises(PromptRefused, match="PuLID-SDXL model 'mine/gone.safetensors' was not"):

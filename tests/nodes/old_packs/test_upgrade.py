@@ -363,7 +363,7 @@ def test_server_tells_the_page_the_table_and_prepares_files(server):
 
 @pytest.mark.server
 def test_missing_nunchaku_model_loader_is_explained(server, portrait):
-    from client import PromptRefused
+    from pulid_client import PromptRefused
 
     prompt = smaller(old_prompt(read(SAMPLES / "nunchaku.json")), portrait)
     prompt["1"] = {"class_type": "NunchakuFluxDiTLoader", "inputs": {"model_path": "svdq"}}
