@@ -53,7 +53,7 @@ def main() -> int:
     try:
         with server_of(options, folder) as url:
             cells, names = asyncio.run(work(url, options, folder, done))
-        best = report(cells, names, folder, options.workflow, options.against)
+        best = report(cells, names, folder, Path(options.workflow).stem, options.against)
     except (ServerGone, TimeoutError) as error:
         return fail(f"{error}{kept(done)} {again}")
     except (ValueError, OSError, NodeFailed, PromptRefused, ServerError, RuntimeError) as error:

@@ -75,7 +75,7 @@ def render(
         seeds=list(dict.fromkeys(row["seed"] for row in rows)),
         names=names,
         settings=settings,
-        ordered=sorted(settings, key=lambda one: -2 if one.similarity is None else -one.similarity),
+        ordered=sorted(enumerate(settings, 1), key=lambda pair: -likeness(pair[1])),
         best=best,
         against=summary["against"],
         judge=summary["judge"],
@@ -86,6 +86,11 @@ def render(
             for photo in photos
         ],
     )
+
+
+def likeness(one: Setting) -> float:
+    """Return how alike a setting is; below every cosine where no face was found."""
+    return -2.0 if one.similarity is None else one.similarity
 
 
 def lines(

@@ -27,7 +27,7 @@ def scatter(
     against: str,
     bounds: Sequence[float] | None,
 ) -> bytes:
-    """Return the plot as PNG: a point for each setting, the front as a line, the best one named.
+    """Return the plot as PNG: a point with its number for each setting, the front as a line.
 
     bounds: the cosines below which the judge mostly puts two people, and above which one.
     """
@@ -37,64 +37,66 @@ def scatter(
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8.5, 6), dpi=120, layout="constrained")
-    there = [one for one in settings if one.similarity is not None and one.disruption is not None]
-    single = [r for r in rows if r["similarity"] is not None and r[against] is not None]
-    axes.scatter(
-        [r[against] for r in single],
-        [r["similarity"] for r in single],
-        s=9,
-        color="#b9b6ae",
-        label="one picture",
-    )
-    axes.scatter(
-        [one.disruption for one in there],
-        [one.similarity for one in there],
-        s=44,
-        color="#3f789e",
-        zorder=3,
-        label="one setting, mean",
-    )
-    front = sorted((one for one in there if one.front), key=lambda one: one.disruption)
-    axes.plot(
-        [one.disruption for one in front],
-        [one.similarity for one in front],
-        color="#b3401a",
-        linewidth=1.2,
-        zorder=2,
-        label="Pareto front",
-    )
-    for one in there:
-        chosen = one is best
-        axes.annotate(
-            f"{one.name} (recommended)" if chosen else one.name,
-            (one.disruption, one.similarity),
-            xytext=(7, 5),
-            textcoords="offset points",
-            fontsize=9 if chosen else 7,
-            weight="bold" if chosen else "normal",
-            color=INK if one.front else FAINT,
-        )
-    if best in there:
-        place = ([best.disruption], [best.similarity])
-        axes.scatter(*place, marker="*", s=260, color="#2ea043", zorder=4, label="recommended")
-    lines = ("different people are mostly below", "one person is mostly above")
-    for value, text in zip(bounds or (), lines if bounds else (), strict=True):
-        axes.axhline(value, color=FAINT, lw=0.8, ls=":")
-        axes.annotate(text, (0.995, value), xycoords=("axes fraction", "data"), ha="right",
-                      va="bottom", fontsize=7, color=FAINT)  # fmt: skip
-    if not there:
-        place = {"transform": axes.transAxes, "ha": "center"}
-        axes.text(0.5, 0.5, "no face was found in any picture", **place)
+    single = [(r[against], r["similarity"]) for r in rows]
+    points = {n: (one.disruption, one.similarity) for n, one in enumerate(settings, 1)}
+    there = {n: point for n, point in points.items() if None not in point}
+    front = sorted({points[n] for n, one in enumerate(settings, 1) if one.front})
+    draw_points(axes, [point for point in single if None not in point], list(there.values()), front)
+    for place in dict.fromkeys(there.values()):  # settings that made the same pictures share one
+        numbers = ", ".join(str(n) for n, point in there.items() if point == place)
+        text = {"fontsize": 9, "color": INK if place in front else FAINT, "zorder": 5}
+        axes.annotate(numbers, place, xytext=(6, 5), textcoords="offset points", **text)
+    if best is not None:
+        style = {"marker": "*", "s": 260, "color": "#2ea043", "zorder": 4, "label": "recommended"}
+        axes.scatter([best.disruption], [best.similarity], **style)
+        number = next(n for n, one in enumerate(settings, 1) if one is best)
+        axes.set_title(f"recommended: {number}, {best.name}", loc="left", fontsize=12)
+    axes.margins(x=0.1, y=0.12)
+    draw_bounds(axes, bounds, [point[1] for point in single if None not in point])
     axes.set_xlabel(AXES[against])
     axes.set_ylabel("alike: cosine of face vectors (1 = the same photo)")
-    axes.margins(x=0.18, y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     if there:
-        axes.legend(loc="lower right", fontsize=8, frameon=False)
+        axes.legend(loc="best", fontsize=8)
+    else:
+        place = {"transform": axes.transAxes, "ha": "center"}
+        axes.text(0.5, 0.5, "no face was found in any picture", **place)
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
     pyplot.close(figure)
     return data.getvalue()
+
+
+def draw_points(
+    axes: Any,
+    single: Sequence[tuple[float, float]],
+    means: Sequence[tuple[float, float]],
+    front: Sequence[tuple[float, float]],
+) -> None:
+    """Draw points of (disruption, likeness): single pictures, settings, and their front."""
+    styles = {
+        "one picture": {"s": 9, "color": "#b9b6ae"},
+        "one setting, mean": {"s": 44, "color": "#3f789e", "zorder": 3},
+    }
+    for (label, style), points in zip(styles.items(), (single, means), strict=True):
+        axes.scatter([x for x, _ in points], [y for _, y in points], label=label, **style)
+    line = {"color": "#b3401a", "linewidth": 1.2, "zorder": 2, "label": "Pareto front"}
+    axes.plot([x for x, _ in front], [y for _, y in front], **line)
+
+
+def draw_bounds(axes: Any, bounds: Sequence[float] | None, alike: Sequence[float]) -> None:
+    """Draw the judge's range where it is near the points; do not squeeze them for its sake."""
+    if not alike:
+        return
+    low, high = min(alike), max(alike)
+    room = max(0.05, 0.5 * (high - low))
+    axes.set_ylim(low - room, high + room)
+    lines = ("different people are mostly below", "one person is mostly above")
+    for value, text in zip(bounds or (), lines if bounds else (), strict=True):
+        if low - room < value < high + room:
+            axes.axhline(value, color=FAINT, lw=0.8, ls=":")
+            where = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+            axes.annotate(text, (0.995, value), fontsize=7, color=FAINT, **where)
 
 
 def grid(

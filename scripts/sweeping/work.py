@@ -134,9 +134,8 @@ class Worker:
 
     async def measured(self, cell: Cell) -> dict:
         """Return the tables of a cell, without and with identity compared."""
-        picture, plain = (
-            await self.upload(self.folder.picture(job)) for job in (cell.picture, cell.plain)
-        )
+        picture = await self.upload(self.folder.picture(cell.picture))
+        plain = await self.upload(self.folder.picture(cell.plain))
         photo = await self.upload(cell.photo) if cell.photo else None
         identity = await self.place(cell.identity) if cell.identity else None
         result = await self.run(measuring(self.wish, cell, picture, plain, photo, identity))
