@@ -81,13 +81,13 @@ def structure(plain: np.ndarray, changed: np.ndarray, outside: np.ndarray) -> fl
     side = 2 * REACH + 1
     if min(plain.shape[:2]) < side:
         return None
-    erode = require("scipy.ndimage", PURPOSE).binary_erosion
-    whole = erode(outside, np.ones((side, side), bool), border_value=1)
+    lowest = require("scipy.ndimage", PURPOSE).minimum_filter
+    whole = lowest(outside, side, mode="constant", cval=1)  # beyond the edge nothing is a face
     if not whole.any():
         return None
     _, similar = require("skimage.metrics", PURPOSE).structural_similarity(
-        plain.astype(np.float64),
-        changed.astype(np.float64),
+        plain.astype(np.float32),
+        changed.astype(np.float32),
         gaussian_weights=True,
         sigma=SIGMA,
         use_sample_covariance=False,

@@ -55,12 +55,17 @@ class Wish:
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt: its key, and the id of the node whose picture or file counts."""
+    """One prompt: its key, and the id of the node whose picture or file counts.
+
+    In its prompt ``mark`` stands for the photo, which has another name on each server.
+    """
 
     key: str
     prompt: Prompt = field(compare=False, repr=False)
     output: str = field(compare=False)
     name: str = field(compare=False, default="")  # of the file, for people
+    photo: Path | None = field(compare=False, default=None)
+    mark: str = field(compare=False, default="")
 
 
 @dataclass(frozen=True)
@@ -114,28 +119,29 @@ def cell(
         set_setting(prompt, where, value)
     set_seed(prompt, seed)
     apply = find_apply(prompt)
-    encode = encoding(prompt, apply, info[ENCODE]["input"])
-    if encode is not None and photo is None:
+    loads = encoding(prompt, apply, info[ENCODE]["input"]) is None
+    if not loads and photo is None:
         raise ValueError("The workflow encodes a photo: give one or more with --photo.")
-    if encode is None and photo is not None:
+    if loads and photo is not None:
         raise ValueError(
             "The workflow loads a saved identity, so that --photo would change nothing. Leave it "
             "out, or choose a workflow with Encode or Apply."
         )
     identity = None
-    if encode is not None:
-        (encoder,) = (key for key, entry in encode.items() if entry["class_type"] == ENCODE)
-        encode[find_photo(encode, encoder)]["inputs"]["image"] = what
-        identity = Job(digest(encode), encode, "save", photo.stem)
+    if not loads:
+        encoder = prompt[apply]["inputs"].get("identity", [apply])[0]
+        prompt[find_photo(prompt, encoder)]["inputs"]["image"] = what
+        encode = encoding(prompt, apply, info[ENCODE]["input"])
+        identity = Job(digest(encode), encode, "save", photo.stem, photo, what)
     kind = APPLIES[prompt[apply]["class_type"]]
     graph, output = rendering(prompt, apply, info[kind]["input"])
     if identity is not None:
         graph["identity"]["inputs"]["name"] = identity.key
     person = photo.stem if photo else "identity"
     setting = "".join(f" {k.rpartition('.')[2]} {v}," for k, v in settings.items())
-    picture = Job(digest(graph), graph, output, f"{person}{setting} seed {seed}")
+    picture = Job(digest(graph), graph, output, f"{person}{setting} seed {seed}", photo, what)
     graph, output = rendering_plain(prompt, apply)
-    plain = Job(digest(graph), graph, output, f"without seed {seed}")
+    plain = Job(digest(graph), graph, output, f"without seed {seed}", photo, what)
     key = digest(picture.key, plain.key, what, judges(wish))
     return Cell(photo, settings, seed, identity, plain, picture, key)
 

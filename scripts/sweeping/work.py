@@ -16,7 +16,7 @@ from typing import Any
 from pulid_client import Client, NodeFailed, PromptLost, PromptRefused
 
 from .folder import Folder, write
-from .graphs import Prompt, find_photo
+from .graphs import Prompt
 from .plan import Cell, Job, Wish, measuring
 
 SUBFOLDER = "pulid_sweep"  # of the server's input folder
@@ -29,7 +29,7 @@ Tell = Callable[[str], None]  # what was done: encode, render, measure
 class Left:
     """What is still to be done."""
 
-    identities: list[tuple[Job, Path]]
+    identities: list[Job]
     pictures: list[tuple[Job, Job | None]]  # a picture and its identity
     cells: list[Cell]
 
@@ -43,16 +43,16 @@ def left(cells: Sequence[Cell], folder: Folder | None) -> Left:
     def lacks(place: Callable[[Folder, Any], Path], thing: Any) -> bool:
         return folder is None or not place(folder, thing).exists()
 
-    identities: dict[Job, Path] = {}
+    identities: dict[Job, None] = {}  # a dict keeps the order and each once
     pictures: dict[Job, Job | None] = {}
     for one in cells:
         if one.identity is not None and lacks(Folder.identity, one.identity):
-            identities[one.identity] = one.photo
+            identities[one.identity] = None
         for job, identity in ((one.plain, None), (one.picture, one.identity)):
             if lacks(Folder.picture, job):
                 pictures[job] = identity
     missing = [one for one in cells if lacks(Folder.measured, one)]
-    return Left(list(identities.items()), list(pictures.items()), missing)
+    return Left(list(identities), list(pictures.items()), missing)
 
 
 class Worker:
@@ -68,8 +68,8 @@ class Worker:
 
     async def do(self, work: Left, tell: Tell) -> None:
         """Do all that is left; raises as the client does, and what is done by then stays done."""
-        for job, photo in work.identities:
-            write(self.folder.identity(job), await self.encoded(job, photo))
+        for job in work.identities:
+            write(self.folder.identity(job), await self.encoded(job))
             tell("encode")
         for job, identity in work.pictures:
             write(self.folder.picture(job), await self.rendered(job, identity))
@@ -108,11 +108,17 @@ class Worker:
             self.names[path] = await self.comfy.place(path, "PuLIDFluxLoadIdentity")
         return self.names[path]
 
-    async def encoded(self, job: Job, photo: Path) -> bytes:
-        """Return the identity of a photo, as a file."""
+    async def prompt_of(self, job: Job) -> Prompt:
+        """Return a job's prompt with the photo that the server has."""
         prompt = copy.deepcopy(job.prompt)
-        encoder = prompt[job.output]["inputs"]["identity"][0]
-        prompt[find_photo(prompt, encoder)]["inputs"]["image"] = await self.upload(photo)
+        for entry in prompt.values():
+            if job.photo is not None and entry["inputs"].get("image") == job.mark:
+                entry["inputs"]["image"] = await self.upload(job.photo)
+        return prompt
+
+    async def encoded(self, job: Job) -> bytes:
+        """Return the identity of a photo, as a file."""
+        prompt = await self.prompt_of(job)
         prompt[job.output]["inputs"]["name"] = f"sweep-{job.key}"
         files = await self.comfy.encode(prompt, self.limit)
         if job.output not in files:
@@ -123,7 +129,7 @@ class Worker:
 
     async def rendered(self, job: Job, identity: Job | None) -> bytes:
         """Return the picture of a job."""
-        prompt = copy.deepcopy(job.prompt)
+        prompt = await self.prompt_of(job)
         if identity is not None:
             prompt["identity"]["inputs"]["name"] = await self.place(identity)
         result = await self.run(prompt)

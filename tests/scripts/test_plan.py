@@ -73,6 +73,13 @@ def test_three_by_three_by_two_is_eighteen_pictures_two_without_and_one_encoding
     two = plan(wish("flux_pulid_basic", photos, vary=vary, seeds=(1, 2)), INFO)
     work = left(two, None)
     assert (len(work.identities), len(work.pictures)) == (2, 38), "without identity: for both"
+    # a photo that is more than the person's, such as one to change, is another picture without too
+    prompt = shipped("flux_pulid_basic")
+    (photo,) = (key for key, n in prompt.items() if n["class_type"] == "LoadImage")
+    (sampler,) = (n["inputs"] for n in prompt.values() if n["class_type"] == "KSampler")
+    sampler["latent_image"] = [photo, 0]
+    work = left(plan(Wish(prompt, {}, (1,), photos), INFO), None)
+    assert (len(work.identities), len(work.pictures)) == (2, 4)
 
 
 ALLOWED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.=+-"
