@@ -48,23 +48,29 @@ def left_behind(note: Path) -> dict[str, Any] | None:
     """Return the server that the note tells of, if that very one still answers."""
     try:
         known = json.loads(note.read_text("utf-8"))
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{known['url']}/system_stats", timeout=5) as answer:
-            arguments = json.load(answer)["system"]["argv"]
+        arguments = asked(known["url"])["system"]["argv"]
     except (OSError, ValueError, KeyError):
         return None
     return known if known["base"] in arguments else None  # another server may have its port
 
 
+def asked(url: str) -> dict[str, Any]:
+    """Return what a ComfyUI says about itself; OSError if there is none."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{url}/system_stats", timeout=5) as answer:
+        return json.load(answer)
+
+
 def end(known: dict[str, Any]) -> None:
     """End a server that was left behind, by its process id, and remove its folder."""
-    with contextlib.suppress(OSError):
+    deadline = time.monotonic() + LEAVING
+    with contextlib.suppress(OSError):  # it does not answer any more, or is gone
         os.kill(known["pid"], signal.SIGTERM)
-        deadline = time.monotonic() + LEAVING
-        while time.monotonic() < deadline:
-            os.kill(known["pid"], 0)  # an error once it is gone
+        while asked(known["url"]):
+            if time.monotonic() > deadline:
+                os.kill(known["pid"], getattr(signal, "SIGKILL", signal.SIGTERM))
+                break
             time.sleep(0.1)
-        os.kill(known["pid"], getattr(signal, "SIGKILL", signal.SIGTERM))
     base = Path(known["base"])
     for pack in (base / "custom_nodes").glob("*"):
         if pack.is_symlink():
