@@ -38,12 +38,11 @@ def command(basic, tmp_path, server) -> list[str]:
     blend |= {"blend_factor": 0.3, "blend_mode": "normal"}
     basic["blend"] = {"class_type": "ImageBlend", "inputs": blend}
     set_inputs(basic, "SaveImage", images=["blend", 0])
-    set_inputs(basic, "KSampler", steps=2)
-    set_inputs(basic, "EmptySD3LatentImage", width=32, height=32)
     file = tmp_path / "workflow.json"
     file.write_text(json.dumps(basic))
     script = ROOT / "scripts" / "sweep.py"
-    return [sys.executable, str(script), str(file), "--photo", str(photo)]
+    small = ("--steps", "2", "--size", "32x32")
+    return [sys.executable, str(script), str(file), "--photo", str(photo), *small]
 
 
 @pytest.fixture
