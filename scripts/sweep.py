@@ -55,11 +55,11 @@ def main() -> int:
             cells, names = asyncio.run(work(url, options, folder, done))
         best = report(cells, names, folder, Path(options.workflow).stem, options.against)
     except (ServerGone, TimeoutError) as error:
-        return fail(f"{error}{kept(done)} {again}")
+        return fail(f"{error}\n[sweep] {kept(done)}{again}")
     except (ValueError, OSError, NodeFailed, PromptRefused, ServerError, RuntimeError) as error:
-        return fail(f"{error}{kept(done)}")
+        return fail(f"{error}\n[sweep] {kept(done)}" if done else str(error))
     except KeyboardInterrupt:
-        return fail(f"stopped.{kept(done)} {again}", 130)
+        return fail(f"stopped. {kept(done)}{again}", 130)
     say(f"recommended: {best.name}" if best else "no face was found in any picture")
     say(f"{options.output / 'report.html'} written; new: {summary(done)}")
     return 0
@@ -116,7 +116,7 @@ async def work(
 
 def kept(done: Counter) -> str:
     """Say what was done before the end."""
-    return f" Done until then: {summary(done)}." if done else ""
+    return f"Done until then: {summary(done)}. " if done else ""
 
 
 def summary(done: Counter) -> str:

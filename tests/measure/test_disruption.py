@@ -7,6 +7,7 @@ import pytest
 import torch
 from pulid_pack.encoders.eva_clip import load_eva_clip
 from pulid_pack.measure.disruption import compare, outside_faces, outside_mask, semantic
+from skimage.metrics import structural_similarity
 from standins.people import astronaut
 
 BOX = np.array([40.0, 30.0, 80.0, 70.0])
@@ -59,6 +60,15 @@ def test_it_rises_in_proportion_to_the_changed_area():
     structures = [one.structure for one in found]
     assert structures[1] > 0.01
     np.testing.assert_allclose(structures, structures[1] * np.arange(5), rtol=0.1, atol=1e-6)
+
+
+def test_without_a_face_structure_is_that_of_the_whole_picture_to_its_edges(picture):
+    changed = painted(picture, [(0, 0)])
+    wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    more = {"data_range": 1.0, "channel_axis": -1, "full": True}
+    _, similar = structural_similarity(picture, changed, **wang, **more)
+    found = compare(picture, changed, np.ones(SIZE, bool)).structure
+    assert found == pytest.approx(1 - similar.mean(), abs=1e-5)
 
 
 def test_a_change_inside_the_face_moves_nothing(picture):

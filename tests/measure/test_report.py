@@ -58,6 +58,7 @@ def test_a_strip_and_a_dot_have_a_report():
     for size in ((1, 300), (300, 1), (8, 8)):
         sheet = likeness_report([Cell(0, flat(RED, size), [Likeness()], [])], None)
         assert sheet.dtype == np.uint8 and sheet.shape[2] == 3
+        assert sheet.shape[1] <= 2.5 * report.HEIGHT + 2 * report.MARGIN
 
 
 def test_the_map_is_black_where_nothing_changed_and_white_where_much_did():
