@@ -13,6 +13,7 @@ from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.uses import FluxUse
 from . import types
 from .encode import encode_own
+from .feedback import RunReport
 from .settings import (
     face_inputs,
     mask_input,
@@ -77,11 +78,12 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, *links: Any, **settings: Any) -> io.NodeOutput:
-        return io.NodeOutput(apply_use(cls, *links, **settings))
+        report = RunReport(cls)
+        return io.NodeOutput(apply_use(report, *links, **settings), ui=report.output)
 
 
 def apply_use(
-    node: type[io.ComfyNode],
+    report: RunReport,
     model: ModelPatcher,
     pulid_model: PulidModel,
     *settings: Any,
@@ -92,7 +94,7 @@ def apply_use(
     """Apply an identity by a node's inputs."""
     types.check_links({}, model=model, pulid_model=pulid_model)
     factors = {"double_weight": double_weight, "single_weight": single_weight}
-    use = FluxUse(pulid=pulid_model, **use_settings(node, *settings, **more), **factors)
+    use = FluxUse(pulid=pulid_model, **use_settings(report, *settings, **more), **factors)
     return apply_identity(model, use)
 
 
@@ -135,8 +137,9 @@ class PuLIDFluxApply(io.ComfyNode):
     @classmethod
     def execute(cls, pulid_model: PulidModel, **inputs: Any) -> io.NodeOutput:
         encoded, shown, rest = encode_own(cls, pulid_model, inputs)
-        model = apply_use(cls, pulid_model=pulid_model, identity=encoded.identity, **rest)
-        return io.NodeOutput(model, ui=shown)
+        report = RunReport(cls)
+        model = apply_use(report, pulid_model=pulid_model, identity=encoded.identity, **rest)
+        return io.NodeOutput(model, ui={**shown, **report.output})
 
 
 NODES = [PuLIDFluxApply, PuLIDFluxApplyIdentity]

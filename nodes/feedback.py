@@ -7,11 +7,11 @@ where the history and every later client find them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import comfy.utils
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 log = logging.getLogger(__name__)
@@ -66,19 +66,36 @@ def page() -> tuple[PromptServer | None, str | None]:
     return server, client if known else None
 
 
-def show_steps(node: type[io.ComfyNode]) -> Callable[[int, int, bool], None]:
-    """Return what shows on this node, after a later sampler's run, how its identity acted."""
-    node_id = node.hidden.unique_id if node.hidden is not None else None
+class RunReport:
+    """What a node shows, after a later sampler's run, of how its identity acted.
 
-    def show_on_node(acted: int, steps: int, in_tiles: bool) -> None:
+    ComfyUI has the node's output by then, and shares it between the histories of all prompts that
+    find the node unchanged. A warning is put into it with the prompt it belongs to.
+    """
+
+    KEPT = 50  # warnings: a service may use one cached node for ever
+
+    def __init__(self, node: type[io.ComfyNode]) -> None:
+        self.node_id = node.hidden.unique_id if node.hidden is not None else None
+        # one key whose value is exchanged: the server may be reading it in another thread
+        self.warnings: dict[str, list[dict[str, str]]] = {"runs": []}
+
+    @property
+    def output(self) -> dict[str, list[dict]]:
+        """Return the part of the node's output that the history takes warnings from."""
+        return {"pulid_run_warnings": [self.warnings]}
+
+    def __call__(self, acted: int, steps: int, in_tiles: bool) -> None:
         text = f"Acted in {acted} of {steps} steps."
         if not acted:
             text = "Did not act: no step between start and end has a weight."
         if in_tiles:
             text += " Its mask or region covers each tile of another node, not the picture."
-        send_text(node_id, text)
-
-    return show_on_node
+        send_text(self.node_id, text)
+        running = get_executing_context()
+        if running and (in_tiles or not acted):
+            warning = {"prompt_id": running.prompt_id, "text": text}
+            self.warnings["runs"] = [*self.warnings["runs"], warning][-self.KEPT :]
 
 
 class Progress:

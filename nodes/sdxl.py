@@ -15,6 +15,7 @@ from ..pulid_sdxl.id_attention import PROJECTIONS
 from ..pulid_sdxl.uses import METHODS, SDXLUse
 from . import types
 from .encode import encode_own
+from .feedback import RunReport
 from .settings import (
     face_inputs,
     mask_input,
@@ -104,11 +105,12 @@ class PuLIDSDXLApplyIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, *links: Any, **settings: Any) -> io.NodeOutput:
-        return io.NodeOutput(apply_use(cls, *links, **settings))
+        report = RunReport(cls)
+        return io.NodeOutput(apply_use(report, *links, **settings), ui=report.output)
 
 
 def apply_use(
-    node: type[io.ComfyNode],
+    report: RunReport,
     model: ModelPatcher,
     pulid_model: PulidSDXLModel,
     identity: Identity,
@@ -122,7 +124,7 @@ def apply_use(
     types.check_links({}, model=model, pulid_model=pulid_model)
     types.check_choice("method", method, (*METHODS, CUSTOM))
     zeros, projected = METHODS.get(method, (num_zero, projection))
-    common = use_settings(node, identity, *settings, **more)
+    common = use_settings(report, identity, *settings, **more)
     use = SDXLUse(pulid=pulid_model, **common, num_zero=zeros, projection=projected)
     return apply_identity(model, use)
 
@@ -162,8 +164,9 @@ class PuLIDSDXLApply(io.ComfyNode):
     @classmethod
     def execute(cls, pulid_model: PulidSDXLModel, **inputs: Any) -> io.NodeOutput:
         encoded, shown, rest = encode_own(cls, pulid_model, inputs)
-        model = apply_use(cls, pulid_model=pulid_model, identity=encoded.identity, **rest)
-        return io.NodeOutput(model, ui=shown)
+        report = RunReport(cls)
+        model = apply_use(report, pulid_model=pulid_model, identity=encoded.identity, **rest)
+        return io.NodeOutput(model, ui={**shown, **report.output})
 
 
 NODES = [PuLIDSDXLApply, PuLIDSDXLApplyIdentity]

@@ -14,7 +14,7 @@ from ..identity.masks import BOX, REGIONS, in_region, normalise_mask
 from ..identity.run import UNCONDITIONAL
 from ..identity.window import CURVES, Window
 from . import types
-from .feedback import show_steps
+from .feedback import RunReport
 
 
 def weight_input(name: str, tooltip: str, default: float = 1.0, **more: Any) -> io.Input:
@@ -221,7 +221,7 @@ def points_inputs() -> list[io.Input]:
 
 
 def use_settings(
-    node: type[io.ComfyNode],
+    report: RunReport,
     identity: Identity,
     weight: float,
     start_at: float,
@@ -234,10 +234,7 @@ def use_settings(
     region: str = next(iter(REGIONS)),
     region_box: str = "",
 ) -> dict[str, Any]:
-    """Return what an IdentityUse of any family is told, by the inputs of an Apply node.
-
-    After a run the node shows in which steps the identity acted.
-    """
+    """Return what an IdentityUse of any family is told, by the inputs of an Apply node."""
     types.check_links({"attn_mask": attn_mask}, identity=identity)
     return {
         "identity": identity,
@@ -245,5 +242,5 @@ def use_settings(
         "window": Window(start_at, end_at, start_step, end_step, weight_curve),
         "mask": in_region(normalise_mask(attn_mask), region, region_box),
         "unconditional": unconditional,
-        "report": show_steps(node),
+        "report": report,
     }

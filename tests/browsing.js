@@ -63,6 +63,13 @@ window.tests = {
     }
   },
 
+  // Put photos with faces into the nodes of these titles.
+  givePhotos(photos) {
+    for (const node of this.nodes().filter(({ title }) => title in photos)) {
+      node.widgets.find(({ name }) => name === "image").value = photos[node.title];
+    }
+  },
+
   // Leave out what cannot be small: T5-XXL by itself, and the step that makes a megapixel.
   makeSmall(chromaPulid) {
     for (const node of this.nodes()) {
@@ -84,6 +91,7 @@ window.tests = {
     const small = { width: 192, height: 128, batch_size: 1 };
     for (const node of this.nodes()) {
       const values = { ...quick, ...(node.type.includes("Latent") ? small : {}) };
+      if (/^(Width|Height)$/.test(node.title)) values.value = small[node.title.toLowerCase()];
       for (const widget of node.widgets ?? []) {
         if (widget.name in values) widget.value = values[widget.name];
       }

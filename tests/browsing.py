@@ -17,6 +17,7 @@ FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
@@ -51,7 +52,6 @@ class Tab:
         self.errors: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(str(error.stack)))
         page.on("console", self.note)
-        page.route("**/*", self.stay_here)
 
     def note(self, message: ConsoleMessage) -> None:
         """Keep an error of the console."""

@@ -45,6 +45,7 @@ from standins.people import analysis, face_files  # noqa: E402, F401
 from standins.server import basic, models, portrait, server  # noqa: E402, F401  fixtures
 from standins.workshop import workshop  # noqa: E402, F401
 from switches import nvidia_switches  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -53,6 +54,18 @@ def pytest_addoption(parser):
         "--switches", action="store_true", help="run as where ComfyUI finds an NVIDIA card"
     )
     parser.addoption("--gpu", action="store_true", help="run the tests that need CUDA alone")
+
+
+class ByFile(LoadScopeScheduling):
+    """Keep each file in one process; all that open the page share one, and its servers and tabs."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, _ = nodeid.partition("::")
+        return "page" if path.startswith("tests/page/") else path
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -13,12 +12,14 @@ from urllib.parse import quote
 
 from . import workflows
 from .errors import NodeFailed, PromptRefused, ServerError
+from .identities import KINDS, LOAD, take_out
 from .results import Picture, Progress
 from .runs import LIMIT, OnEvent, Runs
 from .uploads import IDENTITIES, form, hashed_name, saved_identity
 from .workflows import Prompt
 
 Photo = str | os.PathLike | bytes
+NO_FILE = " Is PuLID-Flux Native at {} older than 0.2? It does not hand out the files it saves."
 
 
 class Client(Runs):
@@ -57,10 +58,8 @@ class Client(Runs):
         TimeoutError after ``limit`` seconds, ServerGone, ValueError for a title that is not there.
         """
         named = {"prompt": prompt, "negative": negative, "weight": weight, "seed": seed}
-        named |= {"steps": steps, "width": width, "height": height}
-        named["photo"] = photo if photo is None or isinstance(photo, bytes) else Path(photo)
-        named["identity"] = identity
-        made = await self.prompt(workflow, named, settings or {})
+        named |= {"steps": steps, "width": width, "height": height, "identity": identity}
+        made = await self.prompt(workflow, settings, photo=photo, **named)
         node = workflows.node_titled(made, output)
         told = None if progress is None else teller(made, progress)
         result = await self.run(made, told, limit)
@@ -75,28 +74,35 @@ class Client(Runs):
     async def prompt(
         self,
         workflow: str | os.PathLike | Mapping[str, Any],
-        named: Mapping[str, Any],
-        settings: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+        *,
+        photo: Photo | None = None,
+        **named: Any,
     ) -> Prompt:
-        """Return a workflow with values for ``render``'s names and for titles; upload files."""
+        """Return what ``render`` would queue, its files uploaded; named: what that has names for.
+
+        Raises ValueError for a title that is not there.
+        """
         prompt = await self.workflow(workflow)
-        wanted = {**workflows.places(prompt, named), **settings}
+        named["photo"] = photo if photo is None or isinstance(photo, bytes) else Path(photo)
+        wanted = {**workflows.places(prompt, named), **(settings or {})}
         for where, value in wanted.items():
             if isinstance(value, (bytes, os.PathLike)):
                 node = prompt[workflows.node_titled(prompt, where.rpartition(".")[0])]
-                wanted[where] = await self.place(value, node["class_type"])
+                send = self.ship if node["class_type"] == LOAD else self.upload
+                wanted[where] = await send(value)
         workflows.set_inputs(prompt, wanted)
         return prompt
 
     async def workflow(self, workflow: str | os.PathLike | Mapping[str, Any]) -> Prompt:
         """Return a prompt of one's own to change: the server's of that name, a file's, a copy."""
         if isinstance(workflow, Mapping):
-            return copy.deepcopy(dict(workflow))
+            return workflows.copied(workflow)
         if isinstance(workflow, os.PathLike) or str(workflow).endswith(".json"):
             return json.loads(Path(workflow).read_text("utf-8"))
         if workflow not in self.shipped:
             self.shipped[workflow] = await self.fetch_workflow(workflow)
-        return copy.deepcopy(self.shipped[workflow])
+        return workflows.copied(self.shipped[workflow])
 
     async def fetch_workflow(self, name: str) -> Prompt:
         """Return the pack's workflow of that name from the server, where ComfyUI serves it."""
@@ -111,16 +117,38 @@ class Client(Runs):
             f"there?{workflows.similar(name, dict.fromkeys(sorted(names)))}"
         )
 
-    async def encode(self, prompt: Mapping[str, Any], limit: float = LIMIT) -> dict[str, bytes]:
-        """Run a prompt that saves identities; return their files' bytes by node id.
+    async def take_out(self, prompt: Prompt) -> tuple[Prompt, dict[str, Prompt]]:
+        """Return a prompt that loads its identities, and the prompts that encode these, by name.
 
-        Raises as ``render`` does.
+        What the first one loads are the files NAME.safetensors; see ``encode`` and ``ship``.
         """
+        return take_out(prompt, await self.identity_inputs())
+
+    async def identity_inputs(self) -> dict[str, set[str]]:
+        """Return the names of the inputs of the server's nodes that ``take_out`` writes."""
+        known = {}
+        for kind in KINDS:
+            described = (await self.object_info(kind))[kind]["input"]
+            parts = (described.get(section, ()) for section in ("required", "optional"))
+            known[kind] = {name for part in parts for name in part}
+        return known
+
+    async def encode(self, prompt: Mapping[str, Any], limit: float = LIMIT) -> bytes:
+        """Run a prompt that saves one identity; return its file. Raises as ``render`` does."""
         result = await self.run(prompt, limit=limit)
         if result.error is not None:
             raise NodeFailed(result.error)
-        files = {node: saved_identity(shown) for node, shown in result.outputs.items()}
-        return {node: await self.view(file) for node, file in files.items() if file is not None}
+        file = next(filter(None, map(saved_identity, result.outputs.values())), None)
+        if file is None:
+            raise PromptRefused(f"No identity came back.{NO_FILE.format(self.url)}")
+        return await self.view(file)
+
+    async def ship(self, identity: Photo, name: str | None = None) -> str:
+        """Put an identity's file where the server's Load PuLID Identity finds it; return its name.
+
+        Without a name, that is made from the content.
+        """
+        return await self.upload(identity, name, IDENTITIES)
 
     async def object_info(self, kind: str = "") -> dict[str, dict]:
         """Return the description of every node class, or of one."""
@@ -138,11 +166,6 @@ class Client(Runs):
             lambda: self.http.once("POST", "/upload/image", data=send())
         )
         return json.loads(answer)["name"]
-
-    async def place(self, file: Photo, kind: str) -> str:
-        """Upload a file for a node of class ``kind``; return its name there."""
-        folder = IDENTITIES if kind == "PuLIDFluxLoadIdentity" else ""
-        return await self.upload(file, subfolder=folder)
 
     async def view(self, picture: Mapping[str, str]) -> bytes:
         """Return a file that a ``Result`` lists."""

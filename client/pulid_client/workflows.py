@@ -34,6 +34,11 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
+def copied(prompt: Mapping[str, Any]) -> Prompt:
+    """Return a prompt whose inputs can be set while the given one stays; values are shared."""
+    return {node: {**entry, "inputs": dict(entry["inputs"])} for node, entry in prompt.items()}
+
+
 def titles(prompt: Prompt) -> dict[str, list[str]]:
     """Return title -> ids of the nodes that have it; a node without one has its class's name."""
     found: dict[str, list[str]] = {}
@@ -91,6 +96,8 @@ def places(prompt: Prompt, common: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = titles(prompt)
     settings = {}
+    if unknown := [name for name in common if name not in PLACES]:
+        raise ValueError(f"There is no name {unknown[0]!r}.{similar(unknown[0], PLACES)}")
     for name, value in common.items():
         if value is None:
             continue

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from places import PACK, ROOT
+from places import CLIENT, PACK, ROOT
 
 HOST_ONLY = {"nodes", "folder_paths", "server", "execution"}
 OPTIONAL = {
@@ -89,9 +90,18 @@ def test_packages_for_photos_are_imported_where_they_are_used(path):
             assert not {name.split(".")[0] for name in names} & OPTIONAL, node.lineno
 
 
+@pytest.mark.parametrize("path", CLIENT, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_client_needs_neither_the_pack_nor_comfyui(path):
+    allowed = {*sys.stdlib_module_names, "aiohttp", "pulid_client"}
+    if path.parent.name == "pulid_farm":
+        allowed |= {"fsspec", "ray"}
+    used = {name.split(".")[0] for name in imports(path) if not name.startswith(".")}
+    assert used <= allowed | {"typing_extensions"}
+
+
 def test_files_and_nodes_are_small():
     """A file is one subject, an ``execute`` a delegation; what is more belongs elsewhere."""
-    lines = {path: len(path.read_text("utf-8").splitlines()) for path in PACK}
+    lines = {path: len(path.read_text("utf-8").splitlines()) for path in (*PACK, *CLIENT)}
     assert {path.relative_to(ROOT): n for path, n in lines.items() if n >= 250} == {}
     executes = sorted(
         node.end_lineno - node.lineno + 1

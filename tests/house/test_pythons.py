@@ -10,7 +10,7 @@ import sys
 
 import matrix
 import pytest
-from places import FOLDERS, PACK
+from places import CLIENT, FOLDERS, PACK
 
 FOUND = {version: path for version in matrix.PYTHONS if (path := matrix.find_python(version))}
 COMPILE = """
@@ -29,7 +29,9 @@ def test_this_python_is_among_them():
 
 @pytest.mark.parametrize("version", FOUND)
 def test_every_source_compiles(version):
-    sources = [str(p) for p in {*PACK, *(path for one in FOLDERS for path in one.rglob("*.py"))}]
+    sources = [
+        str(p) for p in {*PACK, *CLIENT, *(path for one in FOLDERS for path in one.rglob("*.py"))}
+    ]
     done = subprocess.run(
         [str(FOUND[version]), "-c", COMPILE, *sources], capture_output=True, text=True, timeout=60
     )

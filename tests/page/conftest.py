@@ -51,14 +51,14 @@ def serve(host, folder: Path, arguments: Sequence[str] = ()) -> Iterator[Server]
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def workshop(host, tmp_path_factory) -> Iterator[Server]:
     """Return a server with the page that its ComfyUI asks for."""
     with serve(host, tmp_path_factory.mktemp("photos")) as server:
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def newest(host, tmp_path_factory) -> Iterator[Server]:
     """Return a server with the newest page."""
     page = ("--front-end-root", str(hosting.newest_page(host.python)))
@@ -66,14 +66,14 @@ def newest(host, tmp_path_factory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Return a running Chromium."""
     with browsing.start(hosting.chromium()) as running:
         yield running
 
 
-@pytest.fixture(scope="module", params=RENDERERS)
+@pytest.fixture(scope="package", params=RENDERERS)
 def opened(request, browser) -> Iterator[Tab]:
     """Return the page in each of the two renderers."""
     server = request.getfixturevalue("newest" if "newest" in request.param else "workshop")

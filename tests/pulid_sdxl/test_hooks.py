@@ -12,7 +12,15 @@ from pulid_pack.identity.rows import UNKNOWN_ROWS
 from pulid_pack.nodes.sdxl import PuLIDSDXLApplyIdentity
 from pulid_pack.pulid_sdxl.hooks import KEY, NOT_INSERTED
 from pulid_pack.pulid_sdxl.unet import attention_layers
-from standins.sdxl import golden_input, sample, someone, text, tiny_pulid, tiny_sdxl
+from standins.sdxl import (
+    golden_input,
+    sample,
+    someone,
+    text,
+    tiny_controlnet,
+    tiny_pulid,
+    tiny_sdxl,
+)
 from standins.sdxl_packs import Tiled, coupled
 
 
@@ -329,6 +337,28 @@ def test_before_and_after_other_nodes_are_the_same(sdxl, pulid, name):
     assert torch.isfinite(before).all()
     near(before, after)
     assert not torch.allclose(before, sample(node(sdxl), **settings), atol=0.05)
+
+
+def test_a_controlnet_steers_beside_the_identity(sdxl, pulid):
+    """It has cross-attention of its own under the same block names, where no identity acts."""
+    import nodes
+
+    picture = golden_input("picture", (1, 128, 192, 3)).abs().clamp(max=1)
+    prompts = nodes.ControlNetApplyAdvanced().apply_controlnet(
+        text(1), text(2), tiny_controlnet(), picture, 0.5, 0.0, 1.0
+    )
+    steered = dict(zip(("positive", "negative"), prompts, strict=True))
+    found = sample(apply(sdxl, pulid, someone(1)), cfg=3.0, **steered)
+    near(found, sample(Reference(pulid, someone(1))(sdxl), cfg=3.0, **steered))
+    for other in (
+        sample(sdxl, cfg=3.0, **steered),
+        sample(apply(sdxl, pulid, someone(1)), cfg=3.0),
+    ):
+        assert not torch.allclose(found, other, atol=0.05)
+    assert torch.equal(
+        sample(apply(sdxl, pulid, someone(1), 0.0), cfg=3.0, **steered),
+        sample(sdxl, cfg=3.0, **steered),
+    )
 
 
 def test_the_negative_prompt_that_is_called_alone_is_known(sdxl, pulid):

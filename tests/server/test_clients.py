@@ -93,3 +93,20 @@ def test_after_the_run_apply_says_in_how_many_steps_it_acted(server, basic, wind
     apply = node_of(basic, "PuLIDFluxApply").encode()
     assert [m for m in first.binary if said in m and apply in m]
     assert not any(b"cted in" in m or b"not act" in m for m in second.binary)
+
+
+def test_the_history_of_each_run_has_its_own_warning(server, basic):
+    """The second run finds Apply unchanged and its output, which ComfyUI shares, already there."""
+    apply = node_of(basic, "PuLIDFluxApply")
+    sampler = node_of(basic, "KSampler")
+    basic[apply]["inputs"] |= {"start_step": 7}
+    for _ in range(2):
+        basic[sampler]["inputs"]["seed"] = uuid.uuid4().int % 10**6
+        history = asyncio.run(run(server, basic, [Listener(server, True)]))
+        (warnings,) = history["outputs"][apply]["pulid_run_warnings"]
+        (own,) = [w for w in warnings["runs"] if w["prompt_id"] == history["prompt"][1]]
+        assert own["text"] == "Did not act: no step between start and end has a weight."
+    assert len(warnings["runs"]) >= 2
+    basic[apply]["inputs"] |= {"start_step": 0}
+    history = asyncio.run(run(server, basic, [Listener(server, True)]))
+    assert history["outputs"][apply]["pulid_run_warnings"] == [{"runs": []}]

@@ -18,17 +18,26 @@ EMPTY = {"nodes": [], "links": [], "version": 0.4}
 APPLY, ENCODE = "PuLIDFluxApply", "PuLIDFluxEncodeIdentity"
 
 
-def in_turn(paths: list[Path]) -> pytest.MarkDecorator:
-    """Return the parameters for a test that opens each file in one renderer, the two in turn."""
-    pairs = [(RENDERERS[i % 2], path) for i, path in enumerate(paths)]
-    return pytest.mark.parametrize(
-        ("opened", "path"), pairs, indirect=["opened"], ids=[p.stem for p in paths], scope="module"
-    )
+def in_turn(paths: list[Path], slow: str = "", twice: bool = False) -> pytest.MarkDecorator:
+    """Return the parameters for a test that opens each file in one renderer, the two in turn.
+
+    Only with --long: the file named ``slow``, and where ``twice``, each in the other renderer too.
+    """
+    pairs = []
+    for place, renderer in enumerate(RENDERERS):
+        for i, path in enumerate(paths):
+            its_turn = i % 2 == place
+            if its_turn or twice:
+                marks = [] if its_turn and path.stem != slow else [pytest.mark.slow]
+                pairs.append(
+                    pytest.param(renderer, path, id=f"{renderer}-{path.stem}", marks=marks)
+                )
+    return pytest.mark.parametrize(("opened", "path"), pairs, indirect=["opened"], scope="module")
 
 
 def on(*pages: str) -> pytest.MarkDecorator:
     """Return the mark of a test that runs on these pages."""
-    return pytest.mark.parametrize("opened", pages, indirect=True, scope="module")
+    return pytest.mark.parametrize("opened", pages, indirect=True, scope="package")
 
 
 everywhere = on(*RENDERERS, *NEWEST)

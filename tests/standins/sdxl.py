@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import comfy.cldm.cldm
 import comfy.model_base
 import comfy.model_patcher
 import comfy.sample
 import comfy.supported_models
 import places
 import torch
+from comfy.controlnet import ControlNet
 from comfy.model_patcher import ModelPatcher
 from golden.weights import golden_input, golden_state_dict
 from pulid_pack.identity.identity import SDXL_V1, Identity
@@ -96,6 +98,15 @@ def tiny_sdxl(dtype: torch.dtype = torch.float32, seed: int = 1, **changes) -> M
     base.eval().requires_grad_(False)
     device = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(base, load_device=device, offload_device=device)
+
+
+def tiny_controlnet() -> ControlNet:
+    """Return a ControlNet for the tiny UNet."""
+    net = comfy.cldm.cldm.ControlNet(hint_channels=3, **{**TINY, **FIXED, "num_head_channels": 64})
+    shapes = {k: tuple(v.shape) for k, v in net.state_dict().items()}
+    net.load_state_dict(golden_state_dict(shapes, "control"))
+    device = torch.device("cpu")
+    return ControlNet(net.eval().requires_grad_(False), load_device=device)
 
 
 def tiny_pulid(seed: int = 1, layers: int = TINY_LAYERS) -> PulidSDXLModel:

@@ -1,0 +1,3 @@
+"""Fixtures of the farm's tests."""
+
+from standins.farming import start_farm  # noqa: F401
