@@ -27,8 +27,6 @@ import hosting
 from hosting import ROOT
 from sweeping.options import parse_arguments, wish_of
 
-sys.path.append(str(ROOT / "client"))
-
 STAND_INS = ROOT / "tests" / "standins"
 NEEDED = "python -m pip install -r requirements-tools.txt"
 
