@@ -105,7 +105,7 @@ class Worker:
         """Put an identity on the server once; return its name for Load PuLID Identity."""
         path = self.folder.identity(identity)
         if path not in self.names:
-            self.names[path] = await self.comfy.place(path, "PuLIDFluxLoadIdentity")
+            self.names[path] = await self.comfy.ship(path)
         return self.names[path]
 
     async def prompt_of(self, job: Job) -> Prompt:
@@ -120,12 +120,7 @@ class Worker:
         """Return the identity of a photo, as a file."""
         prompt = await self.prompt_of(job)
         prompt[job.output]["inputs"]["name"] = f"sweep-{job.key}"
-        files = await self.comfy.encode(prompt, self.limit)
-        if job.output not in files:
-            raise PromptRefused(
-                "The server returned no identity file. Is this version of PuLID-Flux Native there?"
-            )
-        return files[job.output]
+        return await self.comfy.encode(prompt, self.limit)
 
     async def rendered(self, job: Job, identity: Job | None) -> bytes:
         """Return the picture of a job."""
