@@ -54,7 +54,7 @@ class FaceAnalysis:
     """The loaded face models: insightface's pack at ``pack`` on ``provider``, parser, RetinaFace.
 
     ``provider`` is what they really run on; ``landmarks`` is None where the pack's keypoints are
-    used; ``notes`` are sentences for the user.
+    used; ``notes`` are sentences for the user. ``recogniser`` is the file whose vectors it gives.
     """
 
     sessions: FaceSessions
@@ -63,6 +63,7 @@ class FaceAnalysis:
     landmarks: ModelPatcher | None
     pack: Path
     notes: tuple[str, ...] = ()
+    recogniser: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def load_face_analysis(
         landmarks=load_landmarks(landmarks) if landmarks else None,
         pack=sessions.pack,
         notes=notes,
+        recogniser=sessions.recogniser,
     )
 
 

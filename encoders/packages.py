@@ -15,6 +15,8 @@ PIP_NAMES = {
     "insightface": "insightface",
     "onnxruntime": "onnxruntime",
     "open_clip": "open_clip_torch",
+    "scipy": "scipy",
+    "skimage": "scikit-image",
     "timm": "timm",
 }
 

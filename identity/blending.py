@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .identity import FAMILIES, Identity
+from .identity import FAMILIES, FaceVectors, Identity
 
 
 def blend(identities: list[Identity], weights: list[float], spherical: bool) -> Identity:
@@ -39,11 +39,30 @@ def blend(identities: list[Identity], weights: list[float], spherical: bool) -> 
         raise ValueError(f"The weights {weights} add up to 0; change at least one of them.")
     shares = [w / total for w in weights]
     mix = spherical_mix if spherical else linear_mix
+    faces = blend_faces([i.faces for i in identities], shares)
     return Identity(
         mix([i.id_tokens for i in identities], shares),
         linear_mix([i.uncond_id_tokens for i in identities], shares),
         identities[0].family,
+        faces,
     )
+
+
+def blend_faces(faces: list[FaceVectors | None], shares: list[float]) -> FaceVectors | None:
+    """Return one face vector [1, 512] for the mix: the weighted mean of the people's directions.
+
+    A person's direction is the mean of their photos' vectors of unit length. None if an identity
+    has no vectors, if they are of different recognisers, or if they cancel out.
+    """
+    known = [each for each in faces if each is not None]
+    if len(known) < len(faces) or len({each.recogniser for each in known}) > 1:
+        return None
+    normalize = torch.nn.functional.normalize
+    people = [normalize(normalize(f.vectors, dim=-1).mean(0, keepdim=True), dim=-1) for f in known]
+    mixed = linear_mix(people, shares)
+    if mixed.norm() < 1e-6:
+        return None
+    return FaceVectors(mixed, known[0].recogniser, known[0].pack)
 
 
 def linear_mix(tokens: list[Tensor], shares: list[float]) -> Tensor:

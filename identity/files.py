@@ -1,4 +1,7 @@
-"""Identities as files: NAME.safetensors with the ID tokens and, if wanted, a small picture."""
+"""Identities as files: NAME.safetensors with the ID tokens and, if wanted, a small picture.
+
+Version 2 says the family, and carries the face vectors of the photos where they are known.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .identity import FAMILIES, FLUX, Identity
+from .identity import FAMILIES, FLUX, FaceVectors, Identity
 
 FORMAT, VERSION = "pulid-flux-identity", "2"
 READABLE = ("1", "2")  # version 1 knew one family, FLUX
@@ -65,6 +68,9 @@ def save_identity(
     if preview is not None:
         tensors["preview"] = small_picture(preview)
     metadata = {"format": FORMAT, "version": VERSION, "family": identity.family}
+    if faces := identity.faces:  # 2 kB a photo, exact in every precision
+        tensors["face_vectors"] = faces.vectors.float().contiguous()
+        metadata |= {"recogniser": faces.recogniser, "face_pack": faces.pack}
     content = save(tensors, metadata=metadata)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +171,25 @@ def load_identity(path: Path) -> tuple[Identity, Tensor | None]:
     if tokens[0].shape[-1] != tokens[1].shape[-1]:
         raise ValueError(f"{path}: id_tokens and uncond_id_tokens have different widths.")
     preview = tensors.get("preview")
-    return Identity(*tokens, family), None if preview is None else preview.float() / 255
+    identity = Identity(*tokens, family, face_vectors(tensors, metadata, path))
+    return identity, None if preview is None else preview.float() / 255
+
+
+def face_vectors(
+    tensors: dict[str, Tensor], metadata: dict[str, str], path: Path
+) -> FaceVectors | None:
+    """Return the face vectors [M, 512] in a file, if it has any; ValueError if they are damaged."""
+    vectors = tensors.get("face_vectors")
+    if vectors is None:
+        return None
+    usable = vectors.ndim == 2 and 0 not in vectors.shape and vectors.is_floating_point()
+    if not usable or not torch.isfinite(vectors).all() or "recogniser" not in metadata:
+        raise ValueError(
+            f"{path}: its face vectors are damaged: they have shape {list(vectors.shape)} and are "
+            f"of recogniser {metadata.get('recogniser')}, expected [photos, 512] finite numbers "
+            "and its name. Save the identity again."
+        )
+    return FaceVectors(vectors.float(), metadata["recogniser"], metadata.get("face_pack", ""))
 
 
 def check_tokens(tensors: dict[str, Tensor], key: str, path: Path) -> Tensor:

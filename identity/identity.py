@@ -11,17 +11,32 @@ FLUX, SDXL_V1, SDXL_V1_1 = "flux", "sdxl-v1", "sdxl-v1.1"
 FAMILIES = {FLUX: "PuLID-FLUX", SDXL_V1: "PuLID-SDXL v1", SDXL_V1_1: "PuLID-SDXL v1.1"}
 
 
+@dataclass(frozen=True, eq=False)
+class FaceVectors:
+    """The face vectors of the photos that an identity was made from, for measuring likeness.
+
+    ``recogniser`` is the file that made them and ``pack`` the folder it lies in: vectors of two
+    recognisers cannot be compared.
+    """
+
+    vectors: Tensor  # [M, 512], one for each photo, as the recogniser gave them, float32
+    recogniser: str
+    pack: str
+
+
 @dataclass(frozen=True)
 class Identity:
     """ID tokens of one person, float32 on the CPU.
 
     ``uncond_id_tokens`` is what the same encoder makes of nothing (zeros pushed through it); the
     authors use it on the unconditional rows under true CFG. ``family`` is the encoder's.
+    ``faces`` takes no part in making pictures; it is None where nothing is known of the photos.
     """
 
     id_tokens: Tensor  # [1, T, C]
     uncond_id_tokens: Tensor  # [1, T', C]
     family: str = FLUX
+    faces: FaceVectors | None = None
 
     @property
     def is_nobody(self) -> bool:

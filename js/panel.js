@@ -104,7 +104,7 @@ export function nodeOfRun(id) {
 
 /** Say whether `node` is of this pack. */
 export function isOurs(node) {
-  return /^PuLID(Flux|SDXL)/.test(node?.comfyClass ?? "");
+  return /^PuLID(Flux|SDXL|Measure)/.test(node?.comfyClass ?? "");
 }
 
 /** Call `show` with each of our nodes that a run, or the host's memory of one, tells about. */

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, encode, folders, identities, load, sdxl, window_steps
+from . import apply, encode, folders, identities, load, measure, sdxl, window_steps
 from .old_packs import prompts
 
 NODES: list[type[io.ComfyNode]] = [
@@ -11,6 +11,7 @@ NODES: list[type[io.ComfyNode]] = [
     *apply.NODES,
     *sdxl.NODES,
     *identities.NODES,
+    *measure.NODES,
 ]
 
 

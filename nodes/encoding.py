@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from ..encoders.faces import FaceAnalysis, NoFace, PhotoRecord, agreement, face_
 from ..encoders.photo import annotate
 from ..identity.fusion import FusionOptions, make_identity
 from ..identity.id_encoder import IDEncoder, nobody
-from ..identity.identity import Identity
+from ..identity.identity import FaceVectors, Identity
 from .feedback import Note, Progress
 
 # ArcFace: photos of one person mostly lie above 0.4, of different people below 0.2
@@ -118,6 +118,10 @@ def encode_anew(
             id_cond = torch.cat((first.id_cond, id_cond))
             hidden = tuple(torch.cat(pair) for pair in zip(first.hidden, hidden, strict=True))
     identity = make_identity(encoders.id_encoder, id_cond, hidden, question.fusion, Progress())
+    # the prior's vector too: it is one of the photos that make the person
+    vectors = id_cond[:, : features.arcface.shape[1]].clone()
+    known = FaceVectors(vectors, faces.recogniser, faces.pack.name)
+    identity = replace(identity, faces=known)
     crops = (features.crops.clamp(0, 1) * 255).round().to(torch.uint8)
     return Encoded(identity, crops, features.photos, features.arcface)
 

@@ -89,8 +89,10 @@ window.tests = {
   makeQuick(steps, noise) {
     const quick = { steps, seed: noise, noise_seed: noise };
     const small = { width: 192, height: 128, batch_size: 1 };
+    const titled = { Steps: { value: steps }, Seed: { value: noise } };
     for (const node of this.nodes()) {
-      const values = { ...quick, ...(node.type.includes("Latent") ? small : {}) };
+      const own = node.type === "PrimitiveInt" ? titled[node.title] : {};
+      const values = { ...quick, ...(node.type.includes("Latent") ? small : {}), ...own };
       if (/^(Width|Height)$/.test(node.title)) values.value = small[node.title.toLowerCase()];
       for (const widget of node.widgets ?? []) {
         if (widget.name in values) widget.value = values[widget.name];

@@ -11,7 +11,16 @@ import pytest
 from places import CLIENT, PACK, ROOT
 
 HOST_ONLY = {"nodes", "folder_paths", "server", "execution"}
-OPTIONAL = {"insightface", "onnxruntime", "facexlib", "open_clip", "timm", "cv2"}
+OPTIONAL = {
+    "insightface",
+    "onnxruntime",
+    "facexlib",
+    "open_clip",
+    "timm",
+    "cv2",
+    "scipy",
+    "skimage",
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -35,7 +44,8 @@ KNOWS = {
     "identity": set(),
     "pulid_flux": {"identity"},
     "pulid_sdxl": {"identity"},
-    "nodes": {"encoders", "identity", "pulid_flux", "pulid_sdxl"},
+    "measure": {"encoders"},
+    "nodes": {"encoders", "identity", "measure", "pulid_flux", "pulid_sdxl"},
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pulid_pack.identity.blending import blend, slerp, spherical_mix
 from pulid_pack.identity.files import checked_name, load_identity, save_identity, small_picture
-from pulid_pack.identity.identity import Identity
+from pulid_pack.identity.identity import FaceVectors, Identity
 from safetensors.torch import save_file
 from standins.lab import person
 
@@ -25,6 +25,31 @@ def test_a_file_brings_back_every_bit(tmp_path):
     assert torch.equal(found.uncond_id_tokens, person(1).uncond_id_tokens)
     assert picture.shape == (154, 256, 3) and picture.min() >= 0 and picture.max() <= 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def faces(seed: int, photos: int = 1, recogniser: str = "glintr100.onnx") -> FaceVectors:
+    """Return random face vectors, of the length that a recogniser gives."""
+    draw = torch.Generator().manual_seed(seed)
+    return FaceVectors(20 * torch.randn(photos, 512, generator=draw), recogniser, "antelopev2")
+
+
+def test_face_vectors_come_back_exactly_in_every_precision(tmp_path):
+    known = replace(person(1), faces=faces(1, photos=3))
+    for dtype in (torch.float32, torch.float16):
+        save_identity(known, tmp_path / "a.safetensors", dtype)
+        found = load_identity(tmp_path / "a.safetensors")[0].faces
+        assert torch.equal(found.vectors, known.faces.vectors)
+        assert (found.recogniser, found.pack) == ("glintr100.onnx", "antelopev2")
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_file_without_face_vectors_stays_readable(tmp_path, version):
+    path = tmp_path / "a.safetensors"
+    save_file(GOOD, path, metadata=FORMAT | {"version": version})
+    identity, _ = load_identity(path)
+    assert identity.faces is None and identity.family == "flux"
+    save_identity(identity, path)
+    assert load_identity(path)[0].faces is None
 
 
 def test_half_precision_is_half_the_size(tmp_path):
@@ -51,6 +76,7 @@ GOOD = {"id_tokens": torch.zeros(1, 32, 8), "uncond_id_tokens": torch.zeros(1, 3
 
 
 FORMAT = {"format": "pulid-flux-identity", "version": "1"}
+KNOWN = {**FORMAT, "version": "2", "recogniser": "glintr100.onnx"}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +95,10 @@ FORMAT = {"format": "pulid-flux-identity", "version": "1"}
         ({**GOOD, "id_tokens": torch.zeros(1, 32, 9)}, FORMAT, "different widths"),
         ({**GOOD, "id_tokens": torch.zeros(1, 32, 8).int()}, FORMAT, "int32"),
         ({**GOOD, "id_tokens": torch.full((1, 32, 8), torch.nan)}, FORMAT, "not numbers"),
+        ({**GOOD, "face_vectors": torch.ones(1, 512)}, FORMAT, "of recogniser None"),
+        ({**GOOD, "face_vectors": torch.ones(512)}, KNOWN, r"they have shape \[512\]"),
+        ({**GOOD, "face_vectors": torch.full((1, 9), torch.inf)}, KNOWN, "are damaged"),
+        ({**GOOD, "face_vectors": torch.ones(1, 512).int()}, KNOWN, "are damaged"),
     ],
 )
 def test_a_file_that_is_no_identity_is_named(tmp_path, tensors, metadata, words):
@@ -128,6 +158,25 @@ def test_blend_linear_is_the_weighted_mean():
     expected = 0.25 * person(1).id_tokens + 0.75 * person(2).id_tokens
     torch.testing.assert_close(found.id_tokens, expected)
     assert torch.equal(found.uncond_id_tokens, person(1).uncond_id_tokens)
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_the_face_of_a_blend_is_the_weighted_mean_of_directions(spherical):
+    x, y, z = 20 * torch.eye(3)
+    one = replace(person(1), faces=FaceVectors(torch.stack([x, 5 * y]), "a.onnx", "a"))
+    other = replace(person(2), faces=FaceVectors(z[None], "a.onnx", "b"))
+    found = blend([one, other], [1.0, 3.0], spherical).faces
+    half = 2**-0.5
+    torch.testing.assert_close(found.vectors, torch.tensor([[half / 4, half / 4, 0.75]]))
+    assert (found.recogniser, found.pack) == ("a.onnx", "a")
+
+
+def test_a_blend_has_no_face_where_one_is_unknown_or_of_another_recogniser():
+    one = replace(person(1), faces=faces(1))
+    others = [person(2), replace(person(2), faces=faces(2, recogniser="w600k_r50.onnx"))]
+    opposite = replace(person(2), faces=replace(one.faces, vectors=-one.faces.vectors))
+    for other in (*others, opposite):
+        assert blend([one, other], [1.0, 1.0], False).faces is None
 
 
 def test_blend_spherical_keeps_the_length():

@@ -84,6 +84,20 @@ def test_the_same_photo_gives_the_same_again_without_a_look(models, counted):
     assert again.ui["pulid_notes"] == first.ui["pulid_notes"] == []
 
 
+def test_an_identity_knows_the_vectors_of_all_its_photos_and_whose_they_are(models):
+    both = torch.cat((portrait(), portrait().flip(2)))
+    run = encode.PuLIDFluxEncodeIdentity.execute
+    joint = run(image=both, **models).args[0].faces
+    assert (joint.recogniser, joint.pack) == ("glintr100.onnx", "antelopev2")
+    looked = encoding.face_features(models["face_analysis"], models["eva_clip"], both)
+    assert torch.equal(joint.vectors, looked.arcface)
+    prior = {"fusion": "mean", "prior_image": portrait()}
+    mean = run(image=both[1:], **models, **prior).args[0].faces
+    assert torch.equal(mean.vectors, joint.vectors), "the prior comes first"
+    wall = torch.full_like(portrait(), 0.5)
+    assert run(image=wall, on_no_face="skip", **models).args[0].faces is None
+
+
 def test_the_crops_are_those_of_eight_bits(models):
     crops = encode.PuLIDFluxEncodeIdentity.execute(image=portrait(), **models).args[1]
     assert crops.shape == (1, 512, 512, 3) and crops.dtype == torch.float32

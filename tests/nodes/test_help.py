@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.parse
+from pathlib import Path
 
 import pytest
 from places import ROOT
@@ -12,6 +13,9 @@ from pulid_pack.nodes import NODES, folders
 
 DOCS = ROOT / "js" / "docs"
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
+# ComfyUI's page looks there first, then for the English one
+CHINESE_PAGES = sorted(DOCS.glob("*/zh.md"))
+MEASURING = {"PuLIDMeasureIdentity", "PuLIDMeasureDisruption"}
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
@@ -42,7 +46,23 @@ def test_page_mentions_every_input(node):
 
 
 def test_no_page_without_a_node():
-    assert {p.stem for p in DOCS.glob("*.md")} == {node.define_schema().node_id for node in NODES}
+    ids = {node.define_schema().node_id for node in NODES}
+    assert {p.stem for p in DOCS.glob("*.md")} == ids
+    assert MEASURING <= {p.parent.name for p in CHINESE_PAGES} <= ids
+
+
+@pytest.mark.parametrize("path", CHINESE_PAGES, ids=lambda path: path.parent.name)
+def test_chinese_page_tells_the_same(path):
+    page, english = path.read_text("utf-8"), (DOCS / f"{path.parent.name}.md").read_text("utf-8")
+    assert page.startswith(f"# {texts('zh')[path.parent.name]['display_name']}\n")
+    for mark in ("| `", "- ", "## "):  # rows, points, headings
+        first, second = (
+            [re.findall(r"^\| `\w+`", line) for line in text.splitlines() if line.startswith(mark)]
+            for text in (page, english)
+        )
+        assert first == second
+    lines = [line for line in page.splitlines() if line and not line.startswith("|--")]
+    assert [line for line in lines if not CHINESE.search(line)] == []
 
 
 def test_licences_are_named():
@@ -93,8 +113,9 @@ def test_server_hands_out_pages_texts_and_blueprints(server):
     offered = server.get("/i18n")
     for language in ("en", "zh"):
         assert texts(language).items() <= offered[language]["nodeDefs"].items()
-    for page in DOCS.iterdir():
-        with server.open(f"/extensions/pulid-flux-native/docs/{page.name}") as answer:
+    for page in filter(Path.is_file, DOCS.rglob("*")):
+        name = page.relative_to(DOCS).as_posix()
+        with server.open(f"/extensions/pulid-flux-native/docs/{name}") as answer:
             assert answer.read() == page.read_bytes()
     listed = server.get("/global_subgraphs")
     ours = {e["name"]: key for key, e in listed.items() if "pulid-flux" in e["info"]["node_pack"]}

@@ -62,6 +62,17 @@ ENCODE_ALONE = """() => {
   tests.add("PreviewImage", [1300, 0], {}, { images: [encode, 2] });
 }"""
 
+# both measuring nodes, on a photo of six people and the same one mirrored
+MEASURE = """() => {
+  const faces = tests.add("PuLIDFluxLoadInsightFace", [0, 0]);
+  const one = tests.add("LoadImage", [0, 300], { image: "group.jpg" });
+  const two = tests.add("LoadImage", [0, 700], { image: "turned.png" });
+  const judge = { face_analysis: [faces, 0], image: [two, 0] };
+  const alike = { people: "every face" };
+  tests.add("PuLIDMeasureIdentity", [400, 0], alike, { ...judge, reference: [one, 0] });
+  tests.add("PuLIDMeasureDisruption", [900, 0], {}, { ...judge, plain_image: [one, 0] });
+}"""
+
 
 def api_form(file: Path) -> dict[str, tuple[str, dict]]:
     """Return the committed API form of a workflow."""
@@ -285,6 +296,26 @@ def test_notes_stand_on_the_node_once_and_in_another_browser_too(tab, renderer):
         tab.come_back()
 
 
+@on("classic", "newest vue")
+def test_measuring_nodes_show_their_numbers_and_reports(tab, renderer):
+    tab.open(EMPTY)
+    tab.page.evaluate(MEASURE)
+    shown = {event["node"]: event["output"] for event in tab.run()}
+    said = {
+        "PuLIDMeasureIdentity": "Similarity 0.",
+        "PuLIDMeasureDisruption": "Difference 0.",
+    }
+    for kind, text in said.items():
+        tab.page.evaluate(f"tests.lookAt(tests.find('{kind}'))")
+        tab.page.get_by_text(text).first.wait_for()
+        output = shown[str(tab.page.evaluate(f"tests.find('{kind}').id"))]
+        (report,) = output["images"]
+        tab.wait_for(f"(name) => tests.shows(tests.find('{kind}'), name)", report["filename"])
+        tab.picture(f"tests.find('{kind}')", SCREENSHOTS / renderer / f"{kind} with report.png")
+    alike = shown[str(tab.page.evaluate("tests.find('PuLIDMeasureIdentity').id"))]
+    assert alike["pulid_measured"][0]["pictures"][0]["faces"] == 6
+
+
 def test_faces_of_a_batch_by_keyboard_and_not_against_a_link(tab, renderer):
     tab.open(EMPTY)
     tab.page.evaluate(ENCODE_ALONE)
@@ -323,7 +354,7 @@ def test_faces_of_a_batch_by_keyboard_and_not_against_a_link(tab, renderer):
 def our_nodes(server) -> dict[str, dict]:
     """Return the descriptions of this pack's nodes."""
     info = server.object_info()
-    return {key: node for key, node in info.items() if key.startswith(OURS)}
+    return {key: node for key, node in info.items() if key.startswith("PuLID")}
 
 
 def described(node: dict) -> dict[str, list]:

@@ -33,6 +33,8 @@ NODES = {
     "PuLIDSDXLLoadModel": "Load PuLID-SDXL Model",
     "PuLIDSDXLApplyIdentity": "Apply PuLID-SDXL Identity",
     "PuLIDSDXLApply": "Apply PuLID-SDXL",
+    "PuLIDMeasureIdentity": "Measure Identity",
+    "PuLIDMeasureDisruption": "Measure Disruption",
 }
 FACE_NODES = ("PuLIDFluxLoadModel", "PuLIDFluxLoadEVACLIP", "PuLIDFluxLoadInsightFace")
 

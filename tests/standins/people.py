@@ -49,6 +49,19 @@ def astronaut() -> np.ndarray:
     return skimage.data.astronaut()
 
 
+def group() -> np.ndarray:
+    """Return insightface's sample photo of six people: [886, 1280, 3], 8 bits."""
+    import insightface
+
+    file = Path(insightface.__file__).parent / "data" / "images" / "t1.jpg"
+    return np.array(Image.open(file).convert("RGB"))
+
+
+def as_image(*photos: np.ndarray) -> torch.Tensor:
+    """Return photos of one size, 8 bits, as a ComfyUI image [B, H, W, 3]."""
+    return torch.from_numpy(np.stack(photos)).float() / 255
+
+
 def crowd() -> np.ndarray:
     """Return fifty small copies of one face."""
     one = Image.fromarray(astronaut()[30:190, 150:310]).resize((100, 100))

@@ -61,8 +61,8 @@ def smaller(prompt: dict[str, Any]) -> dict[str, Any]:
     for kind in kinds & {"EmptySD3LatentImage", "EmptyLatentImage"}:
         if not isinstance(prompt[node_of(prompt, kind)]["inputs"]["width"], list):
             set_inputs(prompt, kind, width=SIZE[0], height=SIZE[1])
-    if "KSampler" in kinds:
-        set_inputs(prompt, "KSampler", steps=3)
+    for kind in kinds & {"KSampler", "BasicScheduler"}:
+        set_inputs(prompt, kind, steps=3)
     if "FluxKontextImageScale" in kinds:  # it would make it a megapixel
         picture = prompt[node_of(prompt, "FluxKontextImageScale")]["inputs"]["image"]
         set_inputs(prompt, "VAEEncode", pixels=picture)

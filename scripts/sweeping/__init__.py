@@ -1,0 +1,1 @@
+"""The parts of scripts/sweep.py: what to render, the result folder, the server, the report."""
