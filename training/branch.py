@@ -123,7 +123,7 @@ def decode(vae: comfy.sd.VAE, base: Base, latent: Tensor) -> Tensor:
     """
 
     def decoded(latent: Tensor) -> Tensor:
-        return vae.process_output(vae.first_stage_model.decode(latent).float())
+        return vae.process_output(losses.wide(vae.first_stage_model.decode(latent)))
 
     inside = base.model.model.process_latent_out(latent).to(vae.vae_dtype)
     return checkpoint(decoded, inside, use_reentrant=False, preserve_rng_state=False)

@@ -1,4 +1,4 @@
-"""Small adapters, inputs and the check of a gradient by finite differences, for training's tests."""
+"""Small adapters and inputs for training's tests, and gradients checked by finite differences."""
 
 from __future__ import annotations
 

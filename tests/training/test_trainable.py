@@ -208,7 +208,7 @@ def test_the_host_s_own_checkpointing_is_wrong_without_an_error(flux):
     train = pytest.importorskip("comfy_extras.nodes_train")
     with exact(flux) as base:
         case = Case(base, text())
-        exact = torch.autograd.grad(case.loss(), list(case.adapter.parameters()))
+        right = torch.autograd.grad(case.loss(), list(case.adapter.parameters()))
         blocks = [*base.net.double_blocks, *base.net.single_blocks]
         own = [block.__dict__.pop("forward") for block in blocks]
         try:
@@ -219,8 +219,8 @@ def test_the_host_s_own_checkpointing_is_wrong_without_an_error(flux):
             for block, forward in zip(blocks, own, strict=True):
                 train.unpatch(block)
                 block.forward = forward
-    off = sum((a - b).square().sum() for a, b in zip(wrong, exact, strict=True)).sqrt()
-    assert off / sum(b.square().sum() for b in exact).sqrt() > 1e-3
+    off = sum((a - b).square().sum() for a, b in zip(wrong, right, strict=True)).sqrt()
+    assert off / sum(b.square().sum() for b in right).sqrt() > 1e-3
 
 
 def state_of(model):
