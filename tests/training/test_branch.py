@@ -139,7 +139,7 @@ def test_steps_that_do_not_exist_are_refused(base, adapter, start, cond, last):
 
 @pytest.mark.parametrize("v", [False, True], ids=["noise", "v prediction"])
 def test_sdxl_s_four_steps_are_the_hosts(v):
-    """SDXL predicts noise or v; Euler's method on the host's sigmas draws what its sampler draws."""
+    """Whether it predicts noise or v, it draws what the host's Euler sampler draws."""
     model = tiny_sdxl()
     if v:
         kinds = comfy.model_sampling
