@@ -32,8 +32,8 @@ class Case:
         self.adapter = random_adapter(base.model, encoder).double()
         self.adapter.num_zero, self.adapter.projection = num_zero, projection
         self.photos = photos(2, encoder)
-        self.x = noise(2, 4, 8, 12).requires_grad_()
-        self.target = noise(2, 4, 8, 12, seed=9)
+        self.x = noise(2, 4, 8, 8).requires_grad_()
+        self.target = noise(2, 4, 8, 8, seed=9)
         self.sigma = torch.tensor([2.0, 0.6])
         pooled = base.model.model.adm_channels - 6 * 256
         cond = Conditions(noise(2, 8, 64, seed=12), noise(2, pooled, seed=11))
@@ -61,8 +61,8 @@ def tiny():
 
 @pytest.mark.parametrize(
     ("encoder", "num_zero", "projection"),
-    [(ENCODER, 0, "none"), (ENCODER, 20, "ortho_v2"), (FIRST, 16, "ortho")],
-    ids=["none", "v1.1, ortho_v2", "v1, ortho"],
+    [(ENCODER, 20, "ortho_v2"), (FIRST, 16, "ortho")],
+    ids=["v1.1, ortho_v2", "v1, ortho"],
 )
 def test_gradients_are_exact(tiny, encoder, num_zero, projection):
     with trainable(tiny, torch.float64) as base:
@@ -75,8 +75,8 @@ def test_the_gradient_of_each_layer_is_exact(tiny):
     with trainable(tiny, torch.float64) as base:
         case = Case(base, num_zero=8, projection="ortho_v2")
         layers = case.adapter.id_adapter_attn_layers
-        found = errors(case.loss, {name: [p] for name, p in layers.named_parameters()})
-    assert len(found) == 2 * TINY_LAYERS
+        found = errors(case.loss, {key: list(layers[key].parameters()) for key in layers})
+    assert len(found) == TINY_LAYERS
     assert max(found.values()) < EXACT
 
 
