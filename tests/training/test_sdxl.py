@@ -8,7 +8,7 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from pulid_pack.identity import id_mlp
 from pulid_pack.identity.id_former import Sizes
-from pulid_pack.training.samples import Conditions, Features
+from pulid_pack.training.samples import BLOCKS, Conditions, Features
 from pulid_pack.training.trainable import trainable
 from standins.sdxl import TINY_LAYERS, sample, small_sdxl, tiny_sdxl
 from standins.training import errors, noise, photos, random_adapter
@@ -126,6 +126,13 @@ def test_queries_and_keys_are_attn2_s_own(tiny):
     for number, (q, k) in enumerate(zip(features.q, features.k, strict=True)):
         torch.testing.assert_close(q.transpose(1, 2).flatten(2), outs[2 * number])
         torch.testing.assert_close(k.transpose(1, 2).flatten(2), outs[2 * number + 1])
+
+
+def test_blocks_inputs_are_refused_by_name(tiny):
+    """The text's tokens are of another width than the picture's."""
+    with trainable(tiny) as base, pytest.raises(RuntimeError, match="nothing of the model's block"):
+        case = Case(base)
+        case.base(case.x, case.sigma, case.cond, None, Features(BLOCKS))
 
 
 def test_the_host_s_own_checkpointing_takes_another_layer_s_options(tiny):
