@@ -10,12 +10,12 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from pulid_pack.training import losses
 from pulid_pack.training.branch import align, decode, run
-from pulid_pack.training.samples import BLOCKS, QUERIES, Conditions
+from pulid_pack.training.samples import Conditions
 from pulid_pack.training.trainable import frozen, trainable
 from standins.flux import TEXT_POOLED, TEXT_WIDTH, random_weights
 from standins.lab import small_flux
 from standins.sdxl import golden_input, text, tiny_sdxl
-from standins.training import errors, noise, photos, random_adapter
+from standins.training import KINDS, errors, noise, photos, random_adapter
 
 SIGMAS = [1.0, 0.75, 0.5, 0.25, 0.0]
 
@@ -86,7 +86,7 @@ def test_the_gradient_goes_through_the_last_steps(base, adapter, start, cond, la
         assert off / sum(b.square().sum() for b in own).sqrt() > 1e-3
 
 
-@pytest.mark.parametrize("kind", [BLOCKS, QUERIES])
+@pytest.mark.parametrize("kind", KINDS)
 def test_both_paths_go_in_lockstep(base, adapter, start, cond, kind):
     """In each step with gradient the features of both are compared; of blocks, all 8."""
     seen = []

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import contextmanager
 
-import comfy.ldm.flux.layers
 import comfy.ldm.flux.model
 import comfy.model_base
 import comfy.model_management
@@ -14,11 +12,11 @@ import comfy.ops
 import comfy.supported_models
 import pytest
 import torch
-from pulid_pack.training.samples import BLOCKS, QUERIES, Conditions, Features
+from pulid_pack.training.samples import Conditions, Features
 from pulid_pack.training.trainable import base_of, trainable
 from standins.flux import TEXT_POOLED, TEXT_WIDTH, random_weights
 from standins.lab import sample, small_flux
-from standins.training import errors, noise, photos, random_adapter
+from standins.training import KINDS, errors, noise, photos, random_adapter
 
 DEPTHS = {"depth": 3, "depth_single": 5}  # identity after double 0, 2 and single 0, 4
 EXACT = 1e-6
@@ -182,13 +180,7 @@ def test_gradients_of_the_other_models_are_exact(make, channels, more):
         assert worst(Case(base, cond, channels=channels)) < EXACT
 
 
-SHOWS_QUERIES = "attn1_patch" in inspect.getsource(comfy.ldm.flux.layers)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [BLOCKS, pytest.param(QUERIES, marks=pytest.mark.skipif(not SHOWS_QUERIES, reason="host"))],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients_to_features_are_exact(flux, kind):
     """Of all blocks, with references, from recomputed blocks; the recomputation records nothing."""
     with exact(flux) as base:
