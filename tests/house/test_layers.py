@@ -11,16 +11,8 @@ import pytest
 from places import CLIENT, PACK, ROOT
 
 HOST_ONLY = {"nodes", "folder_paths", "server", "execution"}
-OPTIONAL = {
-    "insightface",
-    "onnxruntime",
-    "facexlib",
-    "open_clip",
-    "timm",
-    "cv2",
-    "scipy",
-    "skimage",
-}
+OPTIONAL = {"insightface", "onnxruntime", "facexlib", "open_clip", "timm", "cv2", "scipy", "skimage"}
+OPTIONAL |= {"onnx", "onnx2torch", "accelerate", "bitsandbytes", "tensorboard", "webdataset"}
 
 
 def imports(path: Path) -> set[str]:
@@ -45,6 +37,7 @@ KNOWS = {
     "pulid_flux": {"identity"},
     "pulid_sdxl": {"identity"},
     "measure": {"encoders"},
+    "training": {"encoders", "identity", "measure", "pulid_flux", "pulid_sdxl"},
     "nodes": {"encoders", "identity", "measure", "pulid_flux", "pulid_sdxl"},
 }
 
