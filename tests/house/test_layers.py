@@ -34,6 +34,7 @@ KNOWS = {
     "identity": set(),
     "pulid_flux": {"identity"},
     "pulid_sdxl": {"identity"},
+    "training": {"encoders", "identity", "measure", "pulid_flux", "pulid_sdxl"},
     "nodes": {"encoders", "identity", "pulid_flux", "pulid_sdxl"},
 }
 

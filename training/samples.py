@@ -1,0 +1,64 @@
+"""What training hands from one part to another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+BLOCKS, QUERIES = "blocks", "queries"  # what alignment compares
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a batch of pictures is made from, as ComfyUI's text encoders give it.
+
+    text [B, L, C]; pooled [B, P]; guidance of a distilled FLUX (None: the host's own value);
+    references: latents [B, C, h, w] of Kontext; more: further entries of a ComfyUI conditioning
+    (``attention_mask``, ``width`` …). On the CPU, where nothing waits for a card.
+    """
+
+    text: Tensor
+    pooled: Tensor | None = None
+    guidance: float | None = None
+    references: tuple[Tensor, ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def entries(self) -> dict[str, Any]:
+        """Return them under ComfyUI's names."""
+        named = {"cross_attn": self.text, "pooled_output": self.pooled, "guidance": self.guidance}
+        named |= {"reference_latents": list(self.references) or None, **self.more}
+        return {key: value for key, value in named.items() if value is not None}
+
+
+@dataclass
+class Features:
+    """What one forward's layers saw: image features Q and text features K, for alignment.
+
+    ``kind`` BLOCKS takes what enters each block of FLUX, normalised; QUERIES each attention's
+    queries, and the keys of the text. Layers come in the order in which they ran.
+    """
+
+    kind: str = BLOCKS
+    q: list[Tensor] = field(default_factory=list)  # [B, heads, N, d]; blocks have one head
+    k: list[Tensor] = field(default_factory=list)  # [B, heads, L, d]
+    open: bool = True  # False after the forward: a recomputed block comes by again
+
+    def record(self, q: Tensor, k: Tensor) -> None:
+        """Keep one layer's features, as views where they are kept for the gradient anyway."""
+        if self.open:
+            self.q.append(q)
+            self.k.append(k)
+
+    def layer(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return Q and K of one layer as the losses take them."""
+        q, k = self.q[number], self.k[number]
+        return (normalised(q), normalised(k)) if self.kind == BLOCKS else (q, k)
+
+
+def normalised(x: Tensor) -> Tensor:
+    return layer_norm(x.to(torch.promote_types(x.dtype, torch.float32)), x.shape[-1:])
