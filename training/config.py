@@ -85,6 +85,7 @@ class AdapterSettings:
     face_tokens: int = number(5, 1)
     token_width: int = number(2048, 1)
     heads: int = number(16, 1)
+    dtype: str = choice("bfloat16", "float16", "float32")  # of the file
     licence: str = ""
     trained_on: str = ""
 
@@ -177,7 +178,7 @@ class Config:
             parts["run"].pop(name)
         parts.pop("validation")
         parts["data"].pop("cache")
-        for name in ("licence", "trained_on", "name"):
+        for name in ("licence", "trained_on", "name", "dtype"):
             parts["adapter"].pop(name)
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
@@ -219,8 +220,8 @@ def from_tables(tables: dict[str, Any], root: Path, name: str, **run: Any) -> Co
             )
         ),
         tuple(
-            read_table(Stage, values, f"{name} [[stage]] {number}")
-            for number, values in enumerate(stages, 1)
+            read_table(Stage, values, f"{name} [[stage]] {place}")
+            for place, values in enumerate(stages, 1)
         ),
     )
     check_together(config, name)
@@ -236,8 +237,8 @@ def check_together(config: Config, name: str) -> None:
             f"{name} [adapter] depth is {config.adapter.depth}, expected a multiple of 5, since "
             "the vision tower gives five scales."
         )
-    for number_, stage in enumerate(config.stages, 1):
-        where = f"{name} [[stage]] {number_}"
+    for place, stage in enumerate(config.stages, 1):
+        where = f"{name} [[stage]] {place}"
         if not any((stage.diffusion, stage.id, stage.semantic, stage.layout)):
             raise ValueError(f"{where}: every loss has weight 0. Give one of them a weight.")
         if stage.gradient_steps > stage.branch_steps:

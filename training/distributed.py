@@ -83,7 +83,10 @@ class Group:
         return bool(flag.item())
 
     def optimizer(
-        self, kind: type[torch.optim.Optimizer], parameters: Sequence[nn.Parameter], **arguments: Any
+        self,
+        kind: type[torch.optim.Optimizer],
+        parameters: Sequence[nn.Parameter],
+        **arguments: Any,
     ) -> torch.optim.Optimizer:
         """Return an optimizer whose state is divided among the processes."""
         if self.alone:

@@ -24,7 +24,9 @@ def generator(*place: int | str) -> torch.Generator:
 
 def normals(shape: Sequence[int], seed: int, step: int, slots: Sequence[int], what: str) -> Tensor:
     """Return N(0, 1) numbers [slots, *shape]; each slot of the batch draws for itself."""
-    drawn = [torch.randn(*shape, generator=generator(seed, step, slot, what)) for slot in slots]
+    drawn = [
+        torch.randn(tuple(shape), generator=generator(seed, step, slot, what)) for slot in slots
+    ]
     return torch.stack(drawn)
 
 

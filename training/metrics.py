@@ -88,7 +88,9 @@ def draw(rows: Sequence[Mapping[str, str]], path: Path) -> None:
     figure_module = require("matplotlib.figure", "The plot of a training run")
     figure = figure_module.Figure(figsize=(8, 1.9 * len(panels) + 0.4), layout="constrained")
     every = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    starts = [int(b["step"]) for a, b in zip(rows, rows[1:], strict=False) if a["stage"] != b["stage"]]
+    starts = [
+        int(b["step"]) for a, b in zip(rows, rows[1:], strict=False) if a["stage"] != b["stage"]
+    ]
     for axes, name in zip(every, panels, strict=True):
         points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
         steps, values = zip(*points, strict=True)

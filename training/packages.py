@@ -9,8 +9,7 @@ FILE = "requirements-train.txt"
 
 
 def require(module: str, purpose: str) -> ModuleType:
-    """Import ``module`` for ``purpose``; raise RuntimeError with the install line if it is absent.
-    """
+    """Import ``module`` for ``purpose``; RuntimeError with the install line if it is absent."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,13 +28,18 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
-class Makers:
-    """What makes a training sample of a picture: ComfyUI's VAE and text encoders, face models."""
+class Makers(Protocol):
+    """What makes a training sample of a picture: face models, ComfyUI's VAE and text encoders."""
 
-    faces: FaceAnalysis
-    encode_picture: Callable[[Tensor], Tensor]  # [1, S, S, 3] in 0..1 -> latent [1, C, h, w]
-    encode_text: Callable[[str], dict[str, Tensor]]  # -> text [1, L, C], pooled [1, P]
+    @property
+    def faces(self) -> FaceAnalysis:
+        """The face models."""
+
+    def encode_picture(self, picture: Tensor) -> Tensor:
+        """[1, S, S, 3] in 0..1 -> latent [1, C, h, w]."""
+
+    def encode_text(self, caption: str) -> dict[str, Tensor]:
+        """Return text [L, C] and pooled [P], or text alone."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,8 @@ def prepare(
         looked_at += bring_up_to_date(record, cache, makers, data, twins)
         if progress:
             progress(number, len(records), "pictures")
-    makers.faces.sessions.rest()
+    if looked_at:
+        makers.faces.sessions.rest()
     kept = [one for one in cache.kept() if one.name in names]
     captions = sorted({one.caption for one in kept})
     texts = encode_texts(captions, cache, makers.encode_text, progress)

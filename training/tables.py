@@ -13,7 +13,7 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 def number(default: float | None = None, low: float = -math.inf, high: float = math.inf) -> Any:
-    """A field that holds a number from ``low`` to ``high``; without a default it has to be given."""
+    """A field for a number from ``low`` to ``high``; without a default it has to be given."""
     more = {} if default is None else {"default": default}
     return field(metadata={"low": low, "high": high}, **more)
 
