@@ -52,7 +52,8 @@ class Attention(nn.Module):
         q = split_heads(self.to_q(latents))
         k, v = map(split_heads, self.to_kv(torch.cat((context, latents), 1)).chunk(2, -1))
         scores = q @ k.transpose(-2, -1) / math.sqrt(HEAD_DIM)
-        out = scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v  # [B, heads, Q, 64]
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        out = scores.softmax(-1, dtype=wide).to(v.dtype) @ v  # [B, heads, Q, 64]
         return self.to_out(out.transpose(1, 2).flatten(2))
 
 

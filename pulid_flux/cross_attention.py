@@ -49,7 +49,8 @@ class CrossAttention(nn.Module):
         q = split(self.to_q(self.norm2(img)))
         k, v = map(split, self.to_kv(self.norm1(id_tokens)).chunk(2, -1))
         scores = q @ k.transpose(-2, -1) / math.sqrt(HEAD_DIM)  # [B, heads, N, T]
-        out = scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        out = scores.softmax(-1, dtype=wide).to(v.dtype) @ v
         return self.to_out(out.transpose(1, 2).flatten(2))
 
 

@@ -60,12 +60,13 @@ class IDAttention(nn.Module):
         found = (p @ v).transpose(1, 2).flatten(2)
         if projection == "none":
             return out + weight * found
-        out_, found = out.float(), found.float()
+        wide = torch.promote_types(out.dtype, torch.float32)
+        out_, found = out.to(wide), found.to(wide)
         share = (out_ * found).sum(1, keepdim=True) / out_.square().sum(1, keepdim=True)
         projected = out_ * share
         if projection == "ortho_v2":
             a = scores.softmax(-1).mean(1)[..., :FIRST].sum(-1, keepdim=True)
-            projected = (1 - a.float()) * projected
+            projected = (1 - a.to(wide)) * projected
         return (out_ + weight * (found - projected)).to(out.dtype)
 
 

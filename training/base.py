@@ -16,6 +16,10 @@ from . import losses
 from .samples import Conditions, Features
 
 FLOW, NOISE, V = "flow", "noise", "v"  # what a model predicts
+NO_FEATURES = (
+    "This ComfyUI shows nothing of the model's {kind} during a forward, which alignment is to "
+    "compare. Take the other kind of features (blocks or queries), or update ComfyUI."
+)
 Prepared = dict[str, Any]  # conditions as the model's forward takes them, on its device
 
 
@@ -90,7 +94,8 @@ class Base:
     ) -> Tensor:
         """Return what the model predicts for x [B, C, H, W] at sigma [B], in x's dtype.
 
-        ``identity`` is what an adapter makes of ID tokens; ``features`` is filled.
+        ``identity`` is what an adapter makes of ID tokens; ``features`` is filled. Raises
+        RuntimeError where the host does not show such features.
         """
         host, cond = self.model.model, dict(cond)
         dtype = host.get_dtype_inference()
@@ -103,6 +108,8 @@ class Base:
         out = self.net(inside.to(dtype), t, context=context, transformer_options=options, **cond)
         if features is not None:
             features.open = False
+            if not features.q:
+                raise RuntimeError(NO_FEATURES.format(kind=features.kind))
         return out.to(x.dtype)
 
     def options(self, x: Tensor, sigma: Tensor, identity: Any, features: Features | None) -> dict:

@@ -1,44 +1,165 @@
 """A face recogniser with gradient, for L_id: the crop by five points and ArcFace's ONNX in torch.
 
-The points are found on the picture without gradient; the warp to the recogniser's 112 pixels and
-the recogniser itself let it through. A picture without a face has no L_id.
+The points are found on the picture without gradient; the warp to the recogniser's pixels and the
+recogniser itself let it through. A picture without a face has no L_id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ..encoders.detection import find_faces, order_faces
+from ..encoders.sessions import FaceSessions, find_models
+from ..state_dicts import check_download, megabytes
+
 SIDE = 112
+# Where insightface lays left eye, right eye, nose, left and right corner of the mouth.
+TEMPLATE = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
+OPSET = 13  # the oldest that every converter of onnx2torch knows
+NEEDS = "Training with L_id needs the Python packages in requirements-train.txt ({error})."
 
 
 @dataclass(frozen=True)
 class Recogniser:
-    """φ: a recogniser in torch, and how it wants its pixels."""
+    """φ: a recogniser in torch, frozen; it takes RGB pixels (0..255 − mean) / scale."""
 
     net: nn.Module
     mean: float
     scale: float
 
     def vectors(self, pictures: Tensor, points: Tensor) -> Tensor:
-        """pictures [B, 3, H, W] RGB in 0..1, points [B, 5, 2] in pixels -> vectors [B, 512]."""
-        raise NotImplementedError
+        """Return the raw vectors [B, 512] of the faces at ``points``, with gradient.
+
+        pictures [B, 3, H, W] RGB in 0..1; points [B, 5, 2] in their pixels, on the CPU.
+        """
+        pixels = (warp(pictures, points) * 255 - self.mean) / self.scale
+        # files may fix the batch to 1
+        return torch.cat([self.net(one) for one in pixels.split(1)])
+
+    def to(self, device: torch.device) -> Recogniser:
+        """Return the same on ``device``."""
+        return Recogniser(self.net.to(device), self.mean, self.scale)
+
+
+def warp(pictures: Tensor, points: Tensor) -> Tensor:
+    """pictures [B, 3, H, W], points [B, 5, 2] -> crops [B, 3, 112, 112], black outside; bilinear.
+
+    As insightface's norm_crop: the similarity transform that lays the points on the template with
+    the least squares. In the plane of complex numbers it is w = a · z + b.
+    """
+    z = torch.view_as_complex(points.double().contiguous())
+    w = torch.view_as_complex(torch.tensor(TEMPLATE, dtype=torch.float64))
+    z0, w0 = z.mean(-1, keepdim=True), w.mean()
+    a = ((z - z0).conj() * (w - w0)).sum(-1, keepdim=True) / (z - z0).abs().square().sum(
+        -1, keepdim=True
+    )
+    axis = torch.arange(SIDE, dtype=torch.float64)
+    pixel = torch.complex(axis[None, :].expand(SIDE, -1), axis[:, None].expand(-1, SIDE))
+    source = (pixel - w0) / a[..., None] + z0[..., None]  # [B, 112, 112]
+    size = torch.tensor(pictures.shape[:1:-1], dtype=torch.float64)  # width, height
+    grid = torch.view_as_real(source) * 2 / (size - 1) - 1
+    return torch.nn.functional.grid_sample(
+        pictures, grid.to(pictures), mode="bilinear", padding_mode="zeros", align_corners=True
+    )
+
+
+def find_points(pictures: Tensor, sessions: FaceSessions) -> tuple[Tensor, Tensor]:
+    """Return the five points [B, 5, 2] of each picture's largest face, and which have one [B].
+
+    pictures [B, 3, H, W] RGB in 0..1. They are read back to the CPU, where the detector runs. Where
+    there is no face, the points are the template's: the vector is not to be used.
+    """
+    photos = (pictures.detach() * 255).round().clamp(0, 255).byte().movedim(1, -1).cpu().numpy()
+    points = torch.tensor(TEMPLATE).repeat(len(photos), 1, 1)
+    found = torch.zeros(len(photos))
+    for number, photo in enumerate(photos):
+        if faces := order_faces(find_faces(sessions, photo), "largest"):
+            points[number] = torch.from_numpy(faces[0].keypoints)
+            found[number] = 1.0
+    return points, found
 
 
 def load_recogniser(path: Path) -> Recogniser:
     """Read an ArcFace ONNX file (antelopev2's glintr100.onnx) as a torch module, frozen.
 
-    Raises FileNotFoundError, ValueError or RuntimeError saying what is missing.
+    ``path`` is the file, or a model pack's folder. Raises FileNotFoundError, ValueError for a file
+    that cannot be read as one, RuntimeError where the packages for training are missing.
     """
-    raise NotImplementedError
+    try:
+        import onnx
+        import onnx2torch
+    except ImportError as error:
+        raise RuntimeError(NEEDS.format(error=error)) from error
+    if path.is_dir():
+        path = next((file for file in find_models(path) if "det" not in file.name), path)
+    check_download(path, "a recogniser in ONNX, such as glintr100.onnx (260.7 MB)")
+    try:
+        model = onnx.load(str(path))
+        scaled_inside = scales_itself(model.graph)
+        with torch.inference_mode(False):
+            net = onnx2torch.convert(prepared(model)).eval().requires_grad_(False)
+    except Exception as error:  # onnx, its converters and onnx2torch have no class in common
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{path} cannot be read as a face recogniser in torch. Found {megabytes(path)}. Take "
+            f"an ArcFace ONNX file, such as antelopev2's glintr100.onnx. (Reader: {reason})"
+        ) from error
+    return Recogniser(net, *((0.0, 1.0) if scaled_inside else (127.5, 127.5)))
 
 
-def find_points(pictures: Tensor, detect: Callable[..., Sequence]) -> tuple[Tensor, Tensor]:
-    """Return the five points [B, 5, 2] of each picture's largest face, and which have one [B].
+def scales_itself(graph: Any) -> bool:
+    """Return whether the model takes bytes as they are; insightface tells it by these names."""
+    names = [node.name for node in graph.node[:8]]
+    return all(
+        any(name.startswith(starts) for name in names)
+        for starts in (("Sub", "_minus"), ("Mul", "_mul"))
+    )
 
-    Reads the pictures back to the CPU, where the detector runs.
-    """
-    raise NotImplementedError
+
+def prepared(model: Any) -> Any:
+    """Return an ONNX model as onnx2torch takes it: constants computed, of a newer opset."""
+    from onnx import version_converter
+
+    fold_constants(model.graph, model.opset_import)
+    version = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    if version < OPSET:
+        model = version_converter.convert_version(model, OPSET)
+    return model
+
+
+def fold_constants(graph: Any, opset_import: Any) -> None:
+    """Replace the nodes of a graph that depend on constants alone by their values, in place."""
+    from onnx import helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    rest = []
+    for node in graph.node:
+        if any(name and name not in known for name in node.input):
+            rest.append(node)
+            continue
+        values = {name: numpy_helper.to_array(known[name]) for name in node.input if name}
+        empty = helper.make_tensor_type_proto(1, None)
+        ins = [helper.make_value_info(name, empty) for name in values]
+        outs = [helper.make_value_info(name, empty) for name in node.output]
+        one = helper.make_model(
+            helper.make_graph([node], "constant", ins, outs), opset_imports=list(opset_import)
+        )
+        for name, value in zip(node.output, ReferenceEvaluator(one).run(None, values), strict=True):
+            known[name] = numpy_helper.from_array(value, name)
+    used = {name for node in rest for name in node.input}
+    graph.ClearField("node")
+    graph.node.extend(rest)
+    graph.ClearField("initializer")
+    graph.initializer.extend(tensor for name, tensor in known.items() if name in used)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
+
+from .losses import wide
 
 BLOCKS, QUERIES = "blocks", "queries"  # what alignment compares
 
@@ -56,9 +57,8 @@ class Features:
 
     def layer(self, number: int) -> tuple[Tensor, Tensor]:
         """Return Q and K of one layer as the losses take them."""
-        q, k = self.q[number], self.k[number]
-        return (normalised(q), normalised(k)) if self.kind == BLOCKS else (q, k)
+        return self.ready(self.q[number]), self.ready(self.k[number])
 
-
-def normalised(x: Tensor) -> Tensor:
-    return layer_norm(x.to(torch.promote_types(x.dtype, torch.float32)), x.shape[-1:])
+    def ready(self, x: Tensor) -> Tensor:
+        """Return features as the losses take them: a block's inputs without their length."""
+        return layer_norm(wide(x), x.shape[-1:]) if self.kind == BLOCKS else x

@@ -11,6 +11,7 @@ from places import PACK, ROOT
 
 HOST_ONLY = {"nodes", "folder_paths", "server", "execution"}
 OPTIONAL = {"insightface", "onnxruntime", "facexlib", "open_clip", "timm", "cv2"}
+OPTIONAL |= {"onnx", "onnx2torch", "accelerate", "bitsandbytes", "tensorboard", "webdataset"}
 
 
 def imports(path: Path) -> set[str]:

@@ -1,0 +1,166 @@
+"""SDXL's UNet under autograd: exact gradients, Q and K of its cross-attention, nothing changed."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import pytest
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from pulid_pack.identity import id_mlp
+from pulid_pack.identity.id_former import Sizes
+from pulid_pack.training.samples import Conditions, Features
+from pulid_pack.training.trainable import trainable
+from standins.sdxl import TINY_LAYERS, sample, small_sdxl, tiny_sdxl
+from standins.training import errors, noise, photos, random_adapter
+
+EXACT = 1e-6
+ENCODER = Sizes(64, 64, 64, 5, 6, 2, 64, 24, 16, 32)
+FIRST = id_mlp.Sizes(32, 32, 2, 64, 24, 16)  # v1's encoder
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    """Leave inference mode, as training does."""
+
+
+class Case:
+    """One forward of a UNet with an adapter, as a loss to be checked."""
+
+    def __init__(self, base, encoder=ENCODER, num_zero=0, projection="none"):
+        self.base = base
+        self.adapter = random_adapter(base.model, encoder).double()
+        self.adapter.num_zero, self.adapter.projection = num_zero, projection
+        self.photos = photos(2, encoder)
+        self.x = noise(2, 4, 8, 12).requires_grad_()
+        self.target = noise(2, 4, 8, 12, seed=9)
+        self.sigma = torch.tensor([2.0, 0.6])
+        pooled = base.model.model.adm_channels - 6 * 256
+        cond = Conditions(noise(2, 8, 64, seed=12), noise(2, pooled, seed=11))
+        self.cond = base.prepare(cond, self.x)
+
+    def out(self, features=None):
+        identity = self.adapter.identity(self.adapter.tokens(*self.photos), 0.8)
+        return self.base(self.x, self.sigma, self.cond, identity, features)
+
+    def loss(self):
+        return (self.out() - self.target).square().mean()
+
+    def groups(self, each_layer=True):
+        """Return each layer's tensors by themselves or all, the encoder's, and the input."""
+        layers = dict(self.adapter.id_adapter_attn_layers.named_parameters())
+        own = {name: [p] for name, p in layers.items()} if each_layer else {}
+        own = own or {
+            part: [p for n, p in layers.items() if part in n] for part in ("to_k", "to_v")
+        }
+        return {**own, "encoder": list(self.adapter.id_adapter.parameters()), "x": [self.x]}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    with torch.inference_mode(False):
+        return tiny_sdxl()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "num_zero", "projection"),
+    [(ENCODER, 0, "none"), (ENCODER, 20, "ortho_v2"), (FIRST, 16, "ortho")],
+    ids=["none", "v1.1, ortho_v2", "v1, ortho"],
+)
+def test_gradients_are_exact(tiny, encoder, num_zero, projection):
+    with trainable(tiny, torch.float64) as base:
+        case = Case(base, encoder, num_zero, projection)
+        found = errors(case.loss, case.groups())
+    assert len(found) == 2 * TINY_LAYERS + 2
+    assert max(found.values()) < EXACT
+
+
+def test_gradients_of_the_golden_unet_are_exact():
+    """All 70 layers, at the true depths."""
+    with trainable(small_sdxl(), torch.float64) as base:
+        case = Case(base, num_zero=8, projection="ortho_v2")
+        assert len(case.adapter.layers) == 70
+        assert max(errors(case.loss, case.groups(each_layer=False)).values()) < EXACT
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn], ids=["fp16", "fp8"])
+def test_gradients_through_frozen_narrow_weights_are_exact(dtype):
+    with trainable(tiny_sdxl(dtype), torch.float64) as base:
+        assert base.net.input_blocks[0][0].weight.dtype == dtype
+        case = Case(base)
+        assert max(errors(case.loss, case.groups(each_layer=False)).values()) < EXACT
+
+
+def test_queries_and_keys_are_attn2_s_own(tiny):
+    """Q as it goes into each cross-attention and K of the text, with exact gradients."""
+    with trainable(tiny, torch.float64) as base:
+        case, seen, kept = Case(base), [], []
+        blocks = [m for m in base.net.modules() if isinstance(m, BasicTransformerBlock)]
+        for part in ("to_q", "to_k"):
+            for block in blocks:
+                linear = getattr(block.attn2, part)
+                linear.register_forward_hook(lambda m, a, out: seen.append(out))
+
+        def loss():
+            seen.clear()
+            features = Features(base.features)
+            case.out(features)
+            kept.append((features, list(seen)))
+            return sum((q**3).mean() for q in features.q)
+
+        groups = case.groups(each_layer=False)
+        found = errors(loss, groups)
+        for block in blocks:
+            block.attn2.to_q._forward_hooks.clear()
+            block.attn2.to_k._forward_hooks.clear()
+    assert max(found.values()) < EXACT
+    features, outs = kept[-1]
+    assert len(features.q) == len(features.k) == TINY_LAYERS
+    for number, (q, k) in enumerate(zip(features.q, features.k, strict=True)):
+        torch.testing.assert_close(q.transpose(1, 2).flatten(2), outs[2 * number])
+        torch.testing.assert_close(k.transpose(1, 2).flatten(2), outs[2 * number + 1])
+
+
+def test_recomputing_a_block_by_itself_would_take_another_layer(tiny):
+    """The host writes into the options that a block has kept: so its own checkpointing is wrong."""
+    train = pytest.importorskip("comfy_extras.nodes_train")
+    with trainable(tiny, torch.float64) as base:
+        case = Case(base)
+        parameters = list(case.adapter.parameters())
+        right = torch.autograd.grad(case.loss(), parameters)
+        blocks = [m for m in base.net.modules() if isinstance(m, BasicTransformerBlock)]
+        own = [block.__dict__.pop("forward") for block in blocks]
+        try:
+            for block in blocks:
+                train.patch(block)
+            wrong = torch.autograd.grad(case.loss(), parameters, allow_unused=True)
+        finally:
+            for block, forward in zip(blocks, own, strict=True):
+                train.unpatch(block)
+                block.forward = forward
+    pairs = zip(wrong, right, strict=True)
+    off = sum(((b if a is None else b - a) ** 2).sum() for a, b in pairs).sqrt()
+    assert off / sum(b.square().sum() for b in right).sqrt() > 0.1
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["", "after an exception"])
+def test_the_model_is_the_same_to_the_bit_afterwards(fails):
+    with torch.inference_mode():
+        model = tiny_sdxl()
+        before = sample(model)
+    weights = {k: v.clone() for k, v in model.model.state_dict().items()}
+    ids = {k: id(v) for k, v in model.model.named_parameters()}
+    attributes = {k: set(vars(m)) for k, m in model.model.named_modules()}
+    try:
+        with trainable(model, torch.float64) as base:
+            Case(base).loss().backward()
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    assert {k: id(v) for k, v in model.model.named_parameters()} == ids
+    assert {k: set(vars(m)) for k, m in model.model.named_modules()} == attributes
+    assert not comfy.model_management.in_training
+    assert not any(m._forward_pre_hooks for m in model.model.modules())
+    assert all(torch.equal(v, weights[k]) for k, v in model.model.state_dict().items())
+    with torch.inference_mode():
+        assert torch.equal(sample(model), before)

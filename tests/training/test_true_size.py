@@ -1,0 +1,83 @@
+"""Steps of training at the models' true widths on the virtual card.
+
+A tensor on the wrong device or of the wrong dtype is an error here as on a card, and so is a value
+that is read back from it. Blocks are alike, so few are enough; ``--long`` takes all of them.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from comfy.model_patcher import ModelPatcher
+from pulid_pack.training.adapter import new
+from pulid_pack.training.branch import align, run
+from pulid_pack.training.samples import Conditions
+from pulid_pack.training.trainable import trainable
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from bench.true_sdxl import true_sdxl, unet_shapes
+from bench.true_size import DEPTHS, TEXT_TOKENS, true_model
+from bench.virtual_card import GIB, virtual_card
+
+FEW = (2, 2)
+SIGMAS = [1.0, 0.75, 0.5, 0.25, 0.0]
+CASES = [
+    ("FLUX.1-dev", torch.bfloat16, FEW),
+    ("FLUX.1-dev", torch.float8_e4m3fn, FEW),
+    ("FLUX.1-schnell", torch.bfloat16, FEW),
+    ("Chroma", torch.bfloat16, FEW),
+]
+WHOLE = [pytest.param("FLUX.1-dev", torch.bfloat16, DEPTHS, marks=pytest.mark.slow)]
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    """Leave inference mode to the card."""
+
+
+def steps(model: ModelPatcher, cond: Conditions, channels: int):
+    """Run a step of stage 1 and one of the branch with alignment; return the adapter."""
+    with trainable(model) as base:
+        adapter = new(model).to(base.device)
+        adapter.dtype = torch.bfloat16
+        x0 = torch.empty(1, channels, 64, 64, device=base.device)
+        prepared = base.prepare(cond, x0)
+        id_cond = torch.empty(1, 1, 1280, device=base.device)
+        hidden = [torch.empty(1, 577, 1024, device=base.device) for _ in range(5)]
+
+        def identity():
+            return adapter.identity(adapter.tokens(id_cond, hidden))
+
+        eps, sigma = torch.randn_like(x0), torch.rand(1, device=base.device)
+        out = base(base.noised(x0, eps, sigma), sigma, prepared, identity())
+        loss = base.diffusion_loss(out, x0, eps, sigma)
+        loss.backward()
+        check(adapter, loss)
+        adapter.zero_grad()
+        found = run(base, identity(), eps, prepared, SIGMAS, 2, align)
+        sem, layout = (torch.stack(every).mean() for every in zip(*found.compared, strict=True))
+        (sem + layout + found.latent.square().mean()).backward()
+        check(adapter, sem)
+        with pytest.raises(DataDependentOutputException):
+            sem.item()  # so it would have been seen above
+
+
+def check(adapter, loss):
+    for name, p in adapter.named_parameters():
+        assert (p.grad.dtype, p.grad.device) == (torch.float32, loss.device), name
+    assert (loss.device.type, loss.dtype) == ("cuda", torch.float32)
+
+
+@pytest.mark.parametrize(("name", "dtype", "depths"), CASES + WHOLE)
+def test_steps_of_flux(name, dtype, depths):
+    with virtual_card(80 * GIB) as card, card.running(), torch.enable_grad():
+        model = true_model(name, dtype, depths)
+        pooled = None if name == "Chroma" else torch.empty(1, 768)
+        steps(model, Conditions(torch.empty(1, TEXT_TOKENS, 4096), pooled), 16)
+
+
+def test_steps_of_sdxl():
+    shapes = unet_shapes()
+    with virtual_card(80 * GIB) as card, card.running(), torch.enable_grad():
+        model = true_sdxl(shapes)
+        steps(model, Conditions(torch.empty(1, 77, 2048), torch.empty(1, 1280)), 4)
