@@ -27,6 +27,7 @@ from .renderer import boxes, keypoints, photo, render
 
 CHANNELS = 16  # of FLUX's latents; 12 hold the pixels of 2x2, 4 are empty
 TEXT, POOLED = 64, 32
+READ = 128  # people that a reader is fitted to
 PEOPLE, LOSS, JUDGE = 1, 2, 3  # seeds: who is drawn, and whom the readers were fitted to
 NET = {
     "in_channels": CHANNELS,
@@ -36,8 +37,8 @@ NET = {
     "hidden_size": 128,
     "mlp_ratio": 4.0,
     "num_heads": 1,
-    "depth": 2,
-    "depth_single_blocks": 2,
+    "depth": 1,
+    "depth_single_blocks": 1,
     "axes_dim": [16, 56, 56],
     "theta": 10000,
     "patch_size": 2,
@@ -72,8 +73,8 @@ def to_latent(pictures: Tensor) -> Tensor:
 
 
 def decode(_: Base, latent: Tensor) -> Tensor:
-    """Latents as the model samples them -> pictures in 0..1."""
-    return ((pixel_shuffle(latent[:, :12], 2) + 1) / 2).clamp(0, 1)
+    """Latents as the model samples them -> pictures, about 0..1: what is beyond keeps a gradient."""
+    return (pixel_shuffle(latent[:, :12], 2) + 1) / 2
 
 
 def text_of(people: People) -> Tensor:
@@ -98,7 +99,7 @@ def make(config: Config) -> Drawn:
     """Draw the people and make the models."""
     with torch.inference_mode(False), torch.no_grad():
         base = small_flux()
-        reader, judge = (make_reader(seed) for seed in (LOSS, JUDGE))
+        reader, judge = (make_reader(seed, READ) for seed in (LOSS, JUDGE))
         models = Models(
             name="a tiny random FLUX",
             base=base,

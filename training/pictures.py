@@ -28,7 +28,7 @@ def read_picture(content: bytes) -> Image.Image:
             picture = Image.fromarray((np.array(picture) >> 8).astype(np.uint8))
         return picture.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).split("\n")[0][:120]
+        reason = str(error).split("\n")[0].split(" <")[0][:120]  # PIL shows its own objects
         raise ThrownOut(f"it cannot be opened as a picture ({reason})") from error
 
 

@@ -65,7 +65,8 @@ def list_records(source: Path) -> tuple[list[Record], list[Refused]]:
     refused: list[Refused] = []
     for one in reader(source):
         if isinstance(one, Record) and one.name in records:
-            one = Refused(one.name, f"{TWICE} ({records[one.name].file.name})")
+            known = records[one.name].file.name
+            one = Refused(f"{one.name} ({one.file.name})", f"{TWICE} ({known})")
         if isinstance(one, Refused):
             refused.append(one)
         else:

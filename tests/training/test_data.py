@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pulid_pack.encoders.eva_clip import encode_pixels, load_eva_clip
+from pulid_pack.encoders.eva_clip import load_eva_clip
 from pulid_pack.encoders.faces import face_features
 from pulid_pack.training.cache import Cache
 from pulid_pack.training.config import Data
@@ -81,15 +82,25 @@ def photos(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Return a folder with two pictures to train on and one that has no caption."""
+    folder = tmp_path_factory.mktemp("few")
+    write(folder, "anna.png", astronaut(), "a woman in orange")
+    write(folder, "bert.png", astronaut()[:, ::-1])
+    write(folder, "dull.png", astronaut()[:300], caption=None)
+    return folder
+
+
 REASONS = {
-    "anna": "the name stands for another picture already (anna.jpg)",
+    "anna (anna.webp)": "the name stands for another picture already (anna.jpg)",
     "copy": "the same picture as bert",
     "crowd": "it has 2 faces, and one person is wanted",
     "dull": "no caption: expected a .txt beside it, or a caption in the list",
     "dot": "it is 1 x 1 pixels, at least 100 are wanted",
     "nobody": "no face was found in it",
     "torn": "it cannot be opened as a picture (image file is truncated",
-    "text": "it cannot be opened as a picture (cannot identify image file",
+    "text": "it cannot be opened as a picture (cannot identify image file)",
 }
 
 
@@ -133,7 +144,6 @@ def test_bad_pictures_are_left_out_and_each_is_said_once(first):
 def test_a_sheet_and_a_list_show_what_was_left_out(first):
     _, cache, _, _ = first
     lines = (cache.folder / "thrown_out.txt").read_text("utf-8").splitlines()
-    # anna's second picture has the name of one that is kept, so it has no line of its own
     assert {line.split(": ")[0] for line in lines} == set(REASONS)
     with Image.open(cache.folder / "thrown_out_1.jpg") as sheet:
         assert sheet.size == (8 + 8 * 136, 8 + 172)
@@ -171,47 +181,44 @@ def test_a_sample_is_what_encode_pulid_identity_sees(first, analysis, face_files
     assert 0 < left < right < 64 and 10 < right - left < 30
 
 
-def test_a_new_caption_is_encoded_and_nothing_else(photos, tmp_path, makers):
-    folder = tmp_path / "photos"
-    write(folder, "anna.png", astronaut()), write(folder, "bert.png", astronaut()[:, ::-1])
-    write(folder, "cleo.png", astronaut()[:450], caption=None)
-    own = makers()
-    prepared(folder, tmp_path / "cache", own)
+def test_a_new_caption_is_encoded_and_nothing_else(few, tmp_path, makers):
+    folder = shutil.copytree(few, tmp_path / "photos")
+    prepared(folder, tmp_path / "cache", makers())
     (folder / "bert.txt").write_text("a woman looking right")
-    (folder / "cleo.txt").write_text("a person")
+    (folder / "dull.txt").write_text("a person")
     own = makers()
     report, cache = prepared(folder, tmp_path / "cache", own)
     assert report.kept == 3 and own.captions == ["a woman looking right"]
-    assert len(own.pictures) == 1  # cleo, who had no caption before
+    assert len(own.pictures) == 1  # the one that had no caption before
     assert {o.name: o.caption for o in cache.kept()}["bert"] == "a woman looking right"
 
 
-def test_a_run_that_was_cut_off_goes_on_where_it_was(photos, tmp_path, makers):
+def test_a_run_that_was_cut_off_goes_on_where_it_was(few, tmp_path, makers):
     """Half a line in the journal, and a picture that was made but not noted yet."""
-    _, cache = prepared(photos, tmp_path, makers())
+    _, cache = prepared(few, tmp_path, makers())
     journal = tmp_path / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     kept = [n for n, line in enumerate(lines) if not json.loads(line)["reason"]]
     journal.write_bytes(b"".join(lines[: kept[-1]]) + lines[kept[-1]][:20])
     own = makers()
-    report, cache = prepared(photos, tmp_path, own)
-    assert report.kept == 3 and own.pictures == [] and own.captions == []
+    report, cache = prepared(few, tmp_path, own)
+    assert report.kept == 2 and own.pictures == [] and own.captions == []
     assert [json.loads(line) for line in journal.read_bytes().splitlines()]
 
 
-def test_a_full_disk_stops_with_its_name_and_loses_nothing(photos, tmp_path, makers):
+def test_a_full_disk_stops_with_its_name_and_loses_nothing(few, tmp_path, makers):
     journal = tmp_path / "journal.jsonl"
     journal.symlink_to("/dev/full")  # a file on a disk without room
     with pytest.raises(RuntimeError) as error:
-        prepared(photos, tmp_path, makers())
+        prepared(few, tmp_path, makers())
     assert str(error.value) == (
         f"The cache {tmp_path} cannot be written: the disk is full. Make room there and start "
         "again; what was prepared so far is kept."
     )
     journal.unlink()
     own = makers()
-    report, cache = prepared(photos, tmp_path, own)
-    assert report.kept == 3 and len(own.pictures) == 2  # the first was made already
+    report, cache = prepared(few, tmp_path, own)
+    assert report.kept == 2 and len(own.pictures) == 1  # the first was made already
     assert not list(tmp_path.rglob(".saving-*"))
 
 
@@ -257,7 +264,7 @@ def test_json_lines(tmp_path):
         ("two.png", "again", "Eileen"),
     ]
     assert {r.name: r.reason.split(" (")[0] for r in refused} == {
-        "one.png": "the name stands for another picture already",
+        "one.png (one.png)": "the name stands for another picture already",
         "three.png": "the file does not exist",
         "line 5": "not JSON",
         "line 6": "no picture is named under image or file_name",
@@ -291,7 +298,7 @@ def test_shards(tmp_path):
     ]
     for record, wanted in zip(records, pixels, strict=True):
         assert np.array_equal(np.array(Image.open(io.BytesIO(record.read()))), wanted)
-    assert {r.name for r in refused} == {"a.tar:0003", "0001", "c.tar"}
+    assert {r.name for r in refused} == {"a.tar:0003", "0001 (b.tar)", "c.tar"}
 
 
 def test_a_set_without_pictures_is_named(tmp_path):
