@@ -73,7 +73,7 @@ def to_latent(pictures: Tensor) -> Tensor:
 
 
 def decode(_: Base, latent: Tensor) -> Tensor:
-    """Latents as the model samples them -> pictures, about 0..1: what is beyond keeps a gradient."""
+    """Latents as sampled -> pictures, about 0..1: what is beyond keeps its gradient."""
     return (pixel_shuffle(latent[:, :12], 2) + 1) / 2
 
 

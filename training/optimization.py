@@ -45,7 +45,7 @@ def arguments(settings: Optimizer) -> dict[str, Any]:
 def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """Scale the gradients down to a norm of at most ``limit`` (0: leave them); return the norm.
 
-    Nothing is read back: a norm that is not finite makes every gradient so, and shows there.
+    Nothing is read back: a norm that is not finite shows when the step's figures are.
     """
     own = [p for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in own])

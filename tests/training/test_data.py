@@ -1,4 +1,4 @@
-"""The training set: what is kept, what is left out and said once, and that nothing is done twice."""
+"""The training set: what is kept, what is left out and said once; nothing is done twice."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from pulid_pack.training import distributed
@@ -32,10 +34,13 @@ def test_two_processes_are_one_with_twice_the_batch_and_a_third_is_refused(
         monkeypatch.setenv(name, value)
     digest = settings(two, STAGES).digest()
     while not (two / "metrics.csv").is_file() and processes[0].poll() is None:
-        pass  # until they are together
-    with pytest.raises(RuntimeError, match="The run is complete: its place 1 of 2 is taken, so"):
-        with distributed.group(torch.device("cpu"), digest):
-            pass
+        time.sleep(0.05)  # until they are together
+    taken = "The run is complete: its place 1 of 2 is taken, so"
+    with (
+        pytest.raises(RuntimeError, match=taken),
+        distributed.group(torch.device("cpu"), digest),
+    ):
+        pass
     said = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     mine, theirs = rows(two), rows(one)
@@ -57,9 +62,9 @@ def test_two_processes_are_one_with_twice_the_batch_and_a_third_is_refused(
 def test_a_rank_beyond_the_run_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "2")
-    with pytest.raises(RuntimeError, match=r"has rank 2, but the run is of 2 processes \(ranks 0"):
-        with distributed.group(torch.device("cpu"), "digest"):
-            pass
+    said = r"has rank 2, but the run is of 2 processes \(ranks 0 to 1\): it was not joined"
+    with pytest.raises(RuntimeError, match=said), distributed.group(torch.device("cpu"), "digest"):
+        pass
 
 
 def test_slots_of_the_processes_are_those_of_one():
