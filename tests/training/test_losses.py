@@ -51,7 +51,7 @@ def test_noise_prediction(draw):
 def test_v_prediction(draw):
     """v = α ε − σ' x0 with α = 1/√(1 + σ²) and σ' = σ α."""
     v, x0, noise = draw(2, 4, 3, 3), draw(2, 4, 3, 3), draw(2, 4, 3, 3)
-    sigma = torch.tensor([0.5, 4.0])
+    sigma = torch.tensor([0.5, 4.0], dtype=torch.float64)
     total = 0.0
     for row, s in enumerate(sigma.tolist()):
         alpha = 1 / math.sqrt(1 + s * s)
