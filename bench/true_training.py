@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import comfy.model_management
 import comfy.sd
@@ -25,13 +26,14 @@ from pulid_pack.training.dataset import Batch, Sample
 from pulid_pack.training.distributed import Group
 from pulid_pack.training.models import Models
 from pulid_pack.training.objective import Objective, Step
-from pulid_pack.training.optimization import arguments, clip, optimizer_class
+from pulid_pack.training.optimization import clip
 from pulid_pack.training.trainable import frozen, trainable
 from standins.flux import TEXT_POOLED, TEXT_WIDTH
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from .memory import Memory
+from .virtual_backward import GRAPH, mixed_precision, walk
 
 VIT, VIT_TOKENS, VECTOR, POOLED = 1024, 577, 512, 768
 AE = {
@@ -116,22 +118,29 @@ def models_of(base: ModelPatcher, vae: comfy.sd.VAE) -> Models:
     return Models("true size", base, base, [vae.patcher], decode, see, recognise, None)
 
 
+def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
+    """Do what ``loss.backward(gradient)`` does, on the virtual card."""
+    gradient = torch.ones_like(loss) if gradient is None else gradient
+    with mock.patch.object(torch._C, "_current_graph_task_id", lambda: GRAPH), torch.no_grad():
+        walk(loss.grad_fn, gradient)
+
+
 @contextmanager
 def ready(model: ModelPatcher, stage: dict[str, Any], heads: int = 16) -> Iterator[tuple]:
-    """Bring a model into training; yield objective, optimizer and stage."""
+    """Bring a model into training; yield objective and stage."""
     config = settings(stage)
     models = models_of(model, true_vae())
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Tensor, "backward", backward))
+        stack.enter_context(mixed_precision())
         stack.enter_context(frozen(models.others[0]))
         base = stack.enter_context(trainable(model, torch.bfloat16))
         together = [model, *models.others]
         comfy.model_management.load_models_gpu(together, force_full_load=True)
         adapter: Adapter = new(model, Sizes(), heads).to(base.device).requires_grad_(True)
         adapter.dtype = torch.bfloat16
-        kind = optimizer_class(config.optimizer)
-        optimizer = kind(list(adapter.parameters()), **arguments(config.optimizer))
-        objective = Objective(config, models, adapter, base, base, Group())
-        yield objective, optimizer, config.stages[0]
+        sigmas = {n: [1 - i / n for i in range(n + 1)] for n in range(1, 9)}
+        yield Objective(config, models, adapter, base, base, Group(), sigmas), config.stages[0]
 
 
 def counted(
@@ -142,25 +151,24 @@ def counted(
     text: int = 512,
     width: int = TEXT_WIDTH,
 ) -> Counted:
-    """Take two steps at ``side`` pixels with ``count`` pictures; count the second."""
-    with ready(model, stage) as (objective, optimizer, own):
+    """Take a step at ``side`` pixels with ``count`` pictures up to its gradients, and count it.
+
+    Weights, gradients and AdamW's two states are held all the time.
+    """
+    with ready(model, stage) as (objective, own):
         channels = model.model.latent_format.latent_channels
         ratio = model.model.latent_format.spacial_downscale_ratio
         batch = samples(count, channels, side // ratio, text, width)
         parameters = list(objective.adapter.parameters())
 
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=False)
-            objective(batch, Step(1, 0, range(count)), own, 1.0)
-            clip(parameters, 1.0)
-            optimizer.step()
-
-        step()
-        states = [v for s in optimizer.state.values() for v in s.values()]
+        states = [torch.empty_like(p) for p in parameters for _ in range(2)]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
         with Memory() as memory, FlopCounterMode(display=False) as flops:
             held = memory.hold(
                 [*model.model.parameters(), *objective.models.others[0].model.parameters()]
                 + [*parameters, *(p.grad for p in parameters), *states]
             )
-            step()
+            objective(batch, Step(1, 0, range(count)), own, 1.0)
+            clip(parameters, 1.0)
         return Counted(held, memory.peak - held, flops.get_total_flops())

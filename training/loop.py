@@ -19,7 +19,7 @@ from .dataset import Pictures, batch
 from .distributed import Group
 from .draws import Order
 from .models import Models
-from .objective import Objective, Step
+from .objective import Objective, Step, schedules
 from .optimization import Averaged, arguments, clip, optimizer_class, rate
 from .recorder import Recorder
 from .trainable import frozen, trainable
@@ -138,6 +138,7 @@ class Trainer:
         )
         folder = self.config.folder
         checkpoints.save(made, folder / "checkpoints", self.config.run.keep)
+        self.recorder.plot()
         self.export(folder / f"{self.config.adapter.name}.safetensors")
 
     def export(self, path: Path) -> None:
@@ -219,7 +220,8 @@ def train(
         group.start_alike(adapter)
         kind = optimizer_class(config.optimizer)
         optimizer = group.optimizer(kind, list(adapter.parameters()), **arguments(config.optimizer))
-        objective = Objective(config, models, adapter, base, branch, group)
+        sigmas = schedules(config, branch)
+        objective = Objective(config, models, adapter, base, branch, group, sigmas)
         averaged = Averaged(adapter, config.optimizer.ema)
         recorder = Recorder(config, group)
         trainer = Trainer(objective, pictures, optimizer, averaged, recorder, stop)

@@ -6,7 +6,7 @@ the memory of a step is that of its largest part, not of their sum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ class Objective:
     base: Base  # of L_diff
     branch: Base  # of the few steps
     group: Group
+    sigmas: Mapping[int, list[float]]  # of the branch, by its number of steps
 
     def __call__(self, batch: Batch, step: Step, stage: Stage, share: float) -> dict[str, Tensor]:
         """Add the gradients of ``share`` times the stage's losses; return the losses, detached.
@@ -128,7 +129,7 @@ class Objective:
             self.adapter.identity(tokens),
             noise,
             cond,
-            base.sigmas(stage.branch_steps),
+            self.sigmas[stage.branch_steps],
             stage.gradient_steps or stage.branch_steps,
             branch.align if aligned else None,
             KINDS[stage.alignment],
@@ -151,6 +152,12 @@ class Objective:
         photos = batch.stack("vector").to(vectors)
         part = self.group.share(seen.sum().to(vectors))
         return {"id": losses.identity(photos, vectors, seen) * part, "faces": seen.mean()}
+
+
+def schedules(config: Config, base: Base) -> dict[int, list[float]]:
+    """Return the branch's sigmas for each number of steps that the settings have."""
+    counts = {config.validation.steps, *(stage.branch_steps for stage in config.stages)}
+    return {count: base.sigmas(count) for count in counts}
 
 
 def times(base: Base, normal: Tensor) -> Tensor:

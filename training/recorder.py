@@ -83,7 +83,6 @@ class Recorder:
             self.look_for_faces(row)
         if waiting and self.group.leads:
             self.say(waiting[-1][0])
-            draw(self.losses.rows(), self.folder / "metrics.png")
 
     def look_for_faces(self, row: Mapping[str, Any]) -> None:
         """Raise RuntimeError if the branch's pictures have had no face for long."""
@@ -121,6 +120,10 @@ class Recorder:
         best = found[-1]
         alike = "" if best.likeness is None else f"likeness {best.likeness:.3f}, "
         log.info("validation at weight %g: %schange %.1f", best.weight, alike, best.change)
+
+    def plot(self) -> None:
+        """Draw the table anew."""
+        draw(self.losses.rows(), self.folder / "metrics.png")
 
     def close(self) -> None:
         """End the board's file."""

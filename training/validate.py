@@ -71,7 +71,7 @@ def draw(
     noise = normals(latent.shape[1:], config.run.seed, ALL_SAME, [place], "validation")
     noise = noise.to(base.device)
     cond = base.prepare(conditions([other], config.model.guidance), noise)
-    sigmas = base.sigmas(config.validation.steps)
+    sigmas = objective.sigmas[config.validation.steps]
     drawn = []
     for weight in weights:
         identity = objective.adapter.identity(tokens, weight) if weight else None
