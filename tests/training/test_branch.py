@@ -67,29 +67,21 @@ def gradients(latent, adapter, target):
     return torch.autograd.grad(loss, list(adapter.parameters()))
 
 
-@pytest.mark.parametrize("last", [4, 3, 1])
+@pytest.mark.parametrize("last", [4, 2])
 def test_the_gradient_goes_through_the_last_steps(base, adapter, start, cond, last):
-    """All steps: full autograd. Fewer: autograd from where the last steps begin."""
+    """All steps: full autograd. Fewer: autograd from where the last steps begin, another one."""
     target = noise(2, 16, 4, 6, seed=9)
     found = run(base, identity_of(adapter), start, cond, SIGMAS, last)
     wanted = by_hand(base, start, cond, identity_of(adapter), len(SIGMAS) - 1 - last)
     torch.testing.assert_close(found.latent, wanted, rtol=1e-12, atol=1e-12)
-    pairs = zip(
-        gradients(found.latent, adapter, target), gradients(wanted, adapter, target), strict=True
-    )
-    for own, other in pairs:
-        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-14)
-
-
-def test_the_first_step_is_in_the_gradient_only_if_asked_for(base, adapter, start, cond):
-    """So the comparison above cannot pass by accident."""
-    target = noise(2, 16, 4, 6, seed=9)
-    full, last = (
-        gradients(run(base, identity_of(adapter), start, cond, SIGMAS, n).latent, adapter, target)
-        for n in (4, 3)
-    )
-    off = sum((a - b).square().sum() for a, b in zip(full, last, strict=True)).sqrt()
-    assert off / sum(a.square().sum() for a in full).sqrt() > 1e-3
+    own, right = gradients(found.latent, adapter, target), gradients(wanted, adapter, target)
+    for a, b in zip(own, right, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-14)
+    if last == 4:
+        cut = run(base, identity_of(adapter), start, cond, SIGMAS, 3)
+        pairs = zip(gradients(cut.latent, adapter, target), own, strict=True)
+        off = sum((a - b).square().sum() for a, b in pairs).sqrt()
+        assert off / sum(b.square().sum() for b in own).sqrt() > 1e-3
 
 
 @pytest.mark.parametrize("kind", [BLOCKS, QUERIES])

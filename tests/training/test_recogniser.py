@@ -104,7 +104,7 @@ def test_l_id_has_the_gradient_of_finite_differences(recogniser, sessions, portr
         picture = portrait.double().requires_grad_()
         loss = losses.identity(photo, recogniser.vectors(picture, points))
         (gradient,) = torch.autograd.grad(loss, picture)
-        direction, step = gradient / gradient.norm(), 1e-4
+        direction, step = gradient / gradient.norm(), 1e-6  # its PReLUs have kinks
         with torch.no_grad():
             a, b = (
                 losses.identity(photo, recogniser.vectors(picture + s * step * direction, points))
