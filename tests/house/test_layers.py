@@ -11,7 +11,7 @@ from places import PACK, ROOT
 
 HOST_ONLY = {"nodes", "folder_paths", "server", "execution"}
 OPTIONAL = {"insightface", "onnxruntime", "facexlib", "open_clip", "timm", "cv2"}
-OPTIONAL |= {"onnx", "onnx2torch", "accelerate", "bitsandbytes", "tensorboard", "webdataset"}
+OPTIONAL |= {"onnx", "onnx2torch", "accelerate", "bitsandbytes", "tensorboard", "matplotlib"}
 
 
 def imports(path: Path) -> set[str]:
@@ -36,6 +36,7 @@ KNOWS = {
     "pulid_flux": {"identity"},
     "pulid_sdxl": {"identity"},
     "training": {"encoders", "identity", "measure", "pulid_flux", "pulid_sdxl"},
+    "micro_world": {"training"},
     "nodes": {"encoders", "identity", "pulid_flux", "pulid_sdxl"},
 }
 

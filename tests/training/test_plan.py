@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 from pulid_pack.training import plan
-from pulid_pack.training.config import Stage, from_tables
-from pulid_pack.training.plan import FAMILIES, GB, Family, held, need, report
-from places import ROOT
-from pathlib import Path
+from pulid_pack.training.config import Stage
+from pulid_pack.training.plan import FAMILIES, Family, held, need
 
 from bench.true_size import DEPTHS, true_model
 from bench.true_training import counted
