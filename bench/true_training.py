@@ -125,6 +125,13 @@ def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
         walk(loss.grad_fn, gradient)
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Return torch's attention by the kernel that a card takes; without one torch asks for none."""
+    if q.shape[-1] <= 256:
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
+    return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True)[0]
+
+
 @contextmanager
 def ready(model: ModelPatcher, stage: dict[str, Any], heads: int = 16) -> Iterator[tuple]:
     """Bring a model into training; yield objective and stage."""
@@ -133,6 +140,8 @@ def ready(model: ModelPatcher, stage: dict[str, Any], heads: int = 16) -> Iterat
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(Tensor, "backward", backward))
         stack.enter_context(mixed_precision())
+        functional, name = torch.nn.functional, "scaled_dot_product_attention"
+        stack.enter_context(mock.patch.object(functional, name, attention))
         stack.enter_context(frozen(models.others[0]))
         base = stack.enter_context(trainable(model, torch.bfloat16))
         together = [model, *models.others]
