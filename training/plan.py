@@ -20,9 +20,13 @@ CARDS = (24, 48, 80)  # GB
 SPARE = 1.5  # GB: the context of CUDA, cuDNN's workspaces, what the allocator cannot use
 # Counted, in numbers of bfloat16: the inside of a double block for each token and value of its
 # width, at the height of its backward pass; the same of the VAE's decoder for each pixel.
-INSIDE_BLOCK = 30.0
-INSIDE_DECODER = 3000.0
-ENCODER, TOKENS, TOKEN_WIDTH = 151.4e6, 32, 2048  # the ID encoder and what it makes
+INSIDE_BLOCK = 24.6
+INSIDE_DECODER = 7576.0
+INSIDE_ENCODER = 83.5e6  # the same of the ID encoder, for each photo
+COMPARED = 3  # alignment keeps so many times a block's input more in each step
+DECODER_FLOPS = 10.06e6  # of the VAE's decoder, for each pixel
+ENCODER_FLOPS = 52e9  # of the ID encoder, for each photo
+ENCODER, INNER, TOKEN_WIDTH = 151.4e6, 2048, 2048  # the ID encoder, the layers, the ID tokens
 VAE, TOWER, RECOGNISER = 83.8e6, 304e6, 65e6  # parameters of the other frozen models
 
 
@@ -58,8 +62,7 @@ class Family:
     @property
     def adapter(self) -> float:
         """Return the parameters of an adapter in the released files' sizes."""
-        inner = 16 * 128
-        layer = 2 * inner * self.width + 2 * inner * TOKEN_WIDTH + 2 * (self.width + TOKEN_WIDTH)
+        layer = 2 * INNER * self.width + 2 * INNER * TOKEN_WIDTH + 2 * (self.width + TOKEN_WIDTH)
         return ENCODER + self.layers * layer
 
     def tokens(self, side: int) -> int:
@@ -93,7 +96,8 @@ def held(family: Family, weight: int = HALF, ema: bool = False, eight_bit: bool 
     """Return the bytes that are there all the time; ``weight``: of one of the base's numbers."""
     trained = family.adapter * (2 * SINGLE + (2 if eight_bit else 2 * SINGLE) + SINGLE * ema)
     frozen = HALF * (VAE + TOWER) + SINGLE * RECOGNISER
-    return weight * family.parameters + trained + frozen
+    narrow = HALF * ENCODER  # the ID encoder's weights as a step computes with them
+    return weight * family.parameters + trained + frozen + narrow
 
 
 def kept(family: Family, side: int) -> float:
@@ -111,45 +115,57 @@ def inside(family: Family, side: int) -> float:
     return HALF * INSIDE_BLOCK * family.width * (family.tokens(side) + family.text)
 
 
-def forward_flops(family: Family, side: int) -> tuple[float, float]:
-    """Return the FLOPs of one forward: of its linear maps, and of its attention."""
-    every, square = family.tokens(side) + family.text, family.width**2
-    blocks = family.doubles + family.singles
-    linear = 2 * family.mlp * square * every * blocks
-    return linear, 4 * every**2 * family.width * blocks
+def block_flops(family: Family, side: int) -> tuple[float, float]:
+    """Return the FLOPs of one block: of its linear maps, and of its attention."""
+    every = family.tokens(side) + family.text
+    return 2 * family.mlp * family.width**2 * every, 4 * every**2 * family.width
 
 
-def step_flops(family: Family, side: int) -> float:
+def layers_flops(family: Family, side: int) -> float:
+    """Return the FLOPs of PuLID's layers in one forward."""
+    return family.layers * 4 * family.tokens(side) * family.width * INNER
+
+
+def forward_flops(family: Family, side: int, identity: bool = True) -> float:
+    """Return the FLOPs of one forward without gradient."""
+    blocks = (family.doubles + family.singles) * sum(block_flops(family, side))
+    return blocks + identity * layers_flops(family, side)
+
+
+def step_flops(family: Family, side: int, first: bool) -> float:
     """Return the FLOPs of a forward with gradient: itself, its recomputation, its backward pass.
 
     Frozen maps give a gradient to their inputs alone; attention's backward has five products for
-    the forward's two.
+    the forward's two. In a ``first`` step nothing before the first identity has a gradient.
     """
-    linear, attention = forward_flops(family, side)
-    return 3 * linear + 4.5 * attention
+    linear, attention = block_flops(family, side)
+    blocks = family.doubles + family.singles
+    whole = blocks * (3 * linear + 4.5 * attention) + 3.5 * layers_flops(family, side)
+    return whole - first * (2 * linear + 3.5 * attention)
 
 
 def need(family: Family, side: int, stage: Stage, base: float) -> Need:
     """Return what a stage needs at pictures of ``side``; ``base``: bytes held all the time."""
-    plain = sum(forward_flops(family, side))
-    parts, flops = [0.0], 0.0
-    if stage.diffusion or stage.id_on == "estimate":
-        decoded = INSIDE_DECODER * HALF * side**2 if stage.id_on == "estimate" and stage.id else 0
-        parts.append(kept(family, side) + max(inside(family, side), decoded))
-        flops += step_flops(family, side)
+    decoder = INSIDE_DECODER * HALF * side**2
+    every = HALF * family.width * (family.tokens(side) + family.text)
+    parts, flops = [0.0], 3 * ENCODER_FLOPS
+    naive = stage.id > 0 and stage.id_on == "estimate"
+    if stage.diffusion or naive:
+        parts.append(kept(family, side) + max(inside(family, side), naive * decoder))
+        flops += step_flops(family, side, True) + 3 * naive * DECODER_FLOPS * side**2
     if stage.branches:
         steps = stage.gradient_steps or stage.branch_steps
         aligned = stage.semantic > 0 or stage.layout > 0
-        decoded = INSIDE_DECODER * HALF * side**2 if stage.id and stage.id_on == "branch" else 0
+        drawn = stage.id > 0 and stage.id_on == "branch"
         both = steps * kept(family, side)
-        if aligned:  # the inputs without identity are compared with
-            every = family.tokens(side) + family.text
-            both += steps * HALF * family.width * (family.doubles + family.singles) * every
-        parts.append(both + max(inside(family, side), decoded))
-        share = (stage.branch_batch or stage.batch) / stage.batch
-        flops += share * steps * step_flops(family, side)
-        flops += share * (stage.branch_steps - steps + aligned * stage.branch_steps) * plain
-    return Need(base, max(parts), flops)
+        both += aligned * steps * COMPARED * (family.doubles + family.singles) * every
+        parts.append(both + max(inside(family, side), drawn * decoder))
+        own = (stage.branch_steps - steps) * forward_flops(family, side)
+        own += aligned * stage.branch_steps * forward_flops(family, side, False)
+        own += step_flops(family, side, True) + (steps - 1) * step_flops(family, side, False)
+        own += 3 * drawn * DECODER_FLOPS * side**2
+        flops += own * (stage.branch_batch or stage.batch) / stage.batch
+    return Need(base, max(parts) + HALF * INSIDE_ENCODER, flops)
 
 
 def family_of(config: Config) -> Family:
