@@ -213,7 +213,7 @@ def train(
         if models.branch is not models.base:
             branch = stack.enter_context(trainable(models.branch, dtype))
         # each of them made room for itself alone
-        together = [models.base, models.branch, *models.others]
+        together = [base.model, branch.model, *models.others]
         comfy.model_management.load_models_gpu(together, force_full_load=True)
         adapter = adapter.to(base.device).requires_grad_(True)
         adapter.dtype = dtype

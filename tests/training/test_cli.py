@@ -43,7 +43,7 @@ def load_as_node(folder, name):
 
 
 def test_the_micro_example_trains_all_three_stages(tmp_path, host):
-    """In a process of its own, as the manual says it; every loss falls in the stage it comes with."""
+    """In a process of its own; every loss falls in the stage that it comes with."""
     pytest.importorskip("tensorboard")
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(MICRO)]
     environment = {"COMFYUI_PATH": str(host.path), "COMFYUI_PYTHON": sys.executable}
