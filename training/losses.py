@@ -40,7 +40,7 @@ def one_step_estimate(out: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     """Return the estimate of x0 from one forward, for the naive L_id: x − σ · out.
 
     x, out [B, C, H, W], sigma [B] -> [B, C, H, W]. ``out`` is a flow model's velocity or the noise
-    of a model with x = x0 + σ · ε: the formula is the same.
+    of a model with x = x0 + σ · ε: the formula is the same. For v prediction: ``Base.denoised``.
     """
     return wide(x) - wide(sigma).reshape(-1, *[1] * (x.ndim - 1)) * wide(out)
 

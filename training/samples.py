@@ -31,9 +31,10 @@ class Conditions:
 
     def entries(self) -> dict[str, Any]:
         """Return them under ComfyUI's names."""
-        named = {"cross_attn": self.text, "pooled_output": self.pooled, "guidance": self.guidance}
-        named |= {"reference_latents": list(self.references) or None, **self.more}
-        return {key: value for key, value in named.items() if value is not None}
+        named = {"guidance": self.guidance, "reference_latents": list(self.references) or None}
+        named = {key: value for key, value in named.items() if value is not None}
+        # the host asks for pooled text of models that have none, too
+        return {"cross_attn": self.text, "pooled_output": self.pooled, **named, **self.more}
 
 
 @dataclass

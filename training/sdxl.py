@@ -71,6 +71,8 @@ class SDXLBase(Base):
     def patches(
         self, x: Tensor, own: dict, identity: SDXLIdentity | None, features: Features | None
     ) -> dict:
+        if features is not None and features.kind != QUERIES:
+            features = None
         replace = own.get("patches_replace", {})
         attn2 = dict(replace.get("attn2", {}))
         keys = [layer.key for layer in attention_layers(self.net)]

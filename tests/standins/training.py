@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
+import comfy.ldm.flux.layers
+import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from pulid_pack.identity.id_former import Sizes
 from pulid_pack.training.adapter import Adapter, new
+from pulid_pack.training.samples import BLOCKS, QUERIES
 from torch import Tensor
 
 ENCODER = Sizes(
@@ -22,6 +26,12 @@ ENCODER = Sizes(
     vit=16,
     mapping=32,
 )
+# FLUX's attention shows its queries from ComfyUI 0.18 on
+NEEDS_QUERIES = pytest.mark.skipif(
+    "attn1_patch" not in inspect.getsource(comfy.ldm.flux.layers),
+    reason="this ComfyUI does not show FLUX's queries",
+)
+KINDS = [BLOCKS, pytest.param(QUERIES, marks=NEEDS_QUERIES)]
 STATES = 3  # vision states of a photo
 STEP = 2e-5
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import comfy.model_sampling
 import comfy.sample
+import comfy.sd
 import pytest
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from pulid_pack.training import losses
 from pulid_pack.training.branch import align, decode, run
-from pulid_pack.training.samples import BLOCKS, QUERIES, Conditions
+from pulid_pack.training.samples import Conditions
 from pulid_pack.training.trainable import frozen, trainable
-from standins.flux import TEXT_POOLED, TEXT_WIDTH
+from standins.flux import TEXT_POOLED, TEXT_WIDTH, random_weights
 from standins.lab import small_flux
 from standins.sdxl import golden_input, text, tiny_sdxl
-from standins.training import noise, photos, random_adapter
+from standins.training import KINDS, errors, noise, photos, random_adapter
 
 SIGMAS = [1.0, 0.75, 0.5, 0.25, 0.0]
 
@@ -84,7 +86,7 @@ def test_the_gradient_goes_through_the_last_steps(base, adapter, start, cond, la
         assert off / sum(b.square().sum() for b in own).sqrt() > 1e-3
 
 
-@pytest.mark.parametrize("kind", [BLOCKS, QUERIES])
+@pytest.mark.parametrize("kind", KINDS)
 def test_both_paths_go_in_lockstep(base, adapter, start, cond, kind):
     """In each step with gradient the features of both are compared; of blocks, all 8."""
     seen = []
@@ -171,31 +173,33 @@ def test_diffusion_losses_are_zero_for_what_the_model_should_say():
         assert base.diffusion_loss(wanted, x0, eps, sigma) < 1e-30
 
 
-def test_decoding_has_a_gradient_and_draws_what_the_host_decodes(base):
-    """Through TAESD, a small VAE, in float32."""
+def test_decoding_has_exact_gradients_and_draws_what_the_host_decodes(base):
+    """Through ComfyUI's own VAE, narrow, its middle attention included, in float64."""
     vae = small_vae()
-    latent = noise(1, 16, 4, 6).float().requires_grad_()
+    latent = noise(1, 16, 4, 6).requires_grad_()
     with frozen(vae.patcher):
         pictures = decode(vae, base, latent)
-        assert pictures.shape == (1, 3, 32, 48)
-        inside = (pictures > 0) & (pictures < 1)
-        (gradient,) = torch.autograd.grad(pictures.sum(), latent)
+        weights = noise(1, 3, 32, 48, seed=3)
+
+        def loss():
+            return (decode(vae, base, latent) * weights).sum()
+
+        assert errors(loss, {"latent": [latent]}, 1e-6)["latent"] < 1e-6
     with torch.inference_mode():
         wanted = vae.decode(base.model.model.process_latent_out(latent.detach()))
-    torch.testing.assert_close(pictures.movedim(1, -1), wanted, rtol=1e-5, atol=1e-5)
-    assert inside.any() and gradient.abs().sum() > 0
+    torch.testing.assert_close(pictures.movedim(1, -1).float(), wanted.float(), rtol=0, atol=1e-5)
+    assert ((pictures > 0) & (pictures < 1)).double().mean() > 0.5
 
 
 def small_vae():
-    """Return a TAESD with random weights, as ComfyUI holds it."""
-    import comfy.sd
-    import comfy.taesd.taesd
-
-    weights = comfy.taesd.taesd.TAESD(latent_channels=16).state_dict()
-    draw = torch.Generator().manual_seed(2)
-    weights = {
-        k: torch.randn(v.shape, generator=draw) * 0.05 if v.ndim > 1 else v * 0
-        for k, v in weights.items()
-    }
-    weights["vae_scale"], weights["vae_shift"] = torch.tensor(1.0), torch.tensor(0.0)
-    return comfy.sd.VAE(sd=weights)
+    """Return an autoencoder of FLUX's kind with 32 channels and random weights."""
+    sizes = {"double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3}
+    sizes |= {"ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": []}
+    sizes |= {"dropout": 0.0}
+    config = {"params": {"ddconfig": sizes, "embed_dim": 16}}
+    shapes = AutoencoderKL(**config["params"]).state_dict()
+    weights = random_weights({k: tuple(v.shape) for k, v in shapes.items()}, torch.Generator())
+    weights["decoder.conv_out.weight"] *= 0.1  # within the pictures' range
+    vae = comfy.sd.VAE(sd=weights, config=config, dtype=torch.float64)
+    vae.latent_channels = 16
+    return vae

@@ -8,7 +8,7 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from pulid_pack.identity import id_mlp
 from pulid_pack.identity.id_former import Sizes
-from pulid_pack.training.samples import Conditions, Features
+from pulid_pack.training.samples import BLOCKS, Conditions, Features
 from pulid_pack.training.trainable import trainable
 from standins.sdxl import TINY_LAYERS, sample, small_sdxl, tiny_sdxl
 from standins.training import errors, noise, photos, random_adapter
@@ -27,16 +27,16 @@ def inference_mode():
 class Case:
     """One forward of a UNet with an adapter, as a loss to be checked."""
 
-    def __init__(self, base, encoder=ENCODER, num_zero=0, projection="none"):
+    def __init__(self, base, encoder=ENCODER, num_zero=0, projection="none", rows=2):
         self.base = base
         self.adapter = random_adapter(base.model, encoder).double()
         self.adapter.num_zero, self.adapter.projection = num_zero, projection
-        self.photos = photos(2, encoder)
-        self.x = noise(2, 4, 8, 8).requires_grad_()
-        self.target = noise(2, 4, 8, 8, seed=9)
-        self.sigma = torch.tensor([2.0, 0.6])
+        self.photos = photos(rows, encoder)
+        self.x = noise(rows, 4, 8, 8).requires_grad_()
+        self.target = noise(rows, 4, 8, 8, seed=9)
+        self.sigma = torch.tensor([2.0, 0.6])[:rows]
         pooled = base.model.model.adm_channels - 6 * 256
-        cond = Conditions(noise(2, 8, 64, seed=12), noise(2, pooled, seed=11))
+        cond = Conditions(noise(rows, 8, 64, seed=12), noise(rows, pooled, seed=11))
         self.cond = base.prepare(cond, self.x)
 
     def out(self, features=None):
@@ -83,7 +83,7 @@ def test_the_gradient_of_each_layer_is_exact(tiny):
 def test_gradients_of_the_golden_unet_are_exact():
     """All 70 layers, at the true depths."""
     with trainable(small_sdxl(), torch.float64) as base:
-        case = Case(base, num_zero=8, projection="ortho_v2")
+        case = Case(base, num_zero=8, projection="ortho_v2", rows=1)
         assert len(case.adapter.layers) == 70
         every = sum(case.groups().values(), [])
         assert errors(case.loss, {"all": every})["all"] < EXACT
@@ -126,6 +126,13 @@ def test_queries_and_keys_are_attn2_s_own(tiny):
     for number, (q, k) in enumerate(zip(features.q, features.k, strict=True)):
         torch.testing.assert_close(q.transpose(1, 2).flatten(2), outs[2 * number])
         torch.testing.assert_close(k.transpose(1, 2).flatten(2), outs[2 * number + 1])
+
+
+def test_blocks_inputs_are_refused_by_name(tiny):
+    """The text's tokens are of another width than the picture's."""
+    with trainable(tiny) as base, pytest.raises(RuntimeError, match="nothing of the model's block"):
+        case = Case(base)
+        case.base(case.x, case.sigma, case.cond, None, Features(BLOCKS))
 
 
 def test_the_host_s_own_checkpointing_takes_another_layer_s_options(tiny):

@@ -12,11 +12,11 @@ import comfy.ops
 import comfy.supported_models
 import pytest
 import torch
-from pulid_pack.training.samples import BLOCKS, QUERIES, Conditions, Features
+from pulid_pack.training.samples import Conditions, Features
 from pulid_pack.training.trainable import base_of, trainable
 from standins.flux import TEXT_POOLED, TEXT_WIDTH, random_weights
 from standins.lab import sample, small_flux
-from standins.training import errors, noise, photos, random_adapter
+from standins.training import KINDS, errors, noise, photos, random_adapter
 
 DEPTHS = {"depth": 3, "depth_single": 5}  # identity after double 0, 2 and single 0, 4
 EXACT = 1e-6
@@ -135,13 +135,16 @@ def test_gradients_are_exact(flux, name):
         assert worst(Case(base, *CASES[name])) < EXACT
 
 
-def test_the_gradient_of_each_of_the_layers_tensors_is_exact(flux):
-    """A fault of one weight among thousands would be lost in the sum of them."""
+def test_the_gradient_of_each_layer_and_each_kind_of_tensor_is_exact(flux):
+    """A fault of one weight would be lost among thousands; each is in two small groups here."""
     with exact(flux) as base:
         case = Case(base, text())
-        groups = {name: [p] for name, p in case.adapter.pulid_ca.named_parameters()}
+        layers = case.adapter.pulid_ca
+        groups = {f"layer {i}": list(layer.parameters()) for i, layer in enumerate(layers)}
+        for name, _ in layers[0].named_parameters():
+            groups[name] = [layer.get_parameter(name) for layer in layers]
         found = errors(case.loss, groups)
-    assert len(found) == 4 * 7
+    assert len(found) == 4 + 7
     assert max(found.values()) < EXACT
 
 
@@ -162,10 +165,11 @@ def test_gradients_through_frozen_narrow_weights_are_exact(dtype):
     ("make", "channels", "more"),
     [
         (lambda: small_flux(guidance=False, **DEPTHS), 16, {}),
+        (lambda: small_flux(in_channels=384, **DEPTHS), 16, {}),
         (small_chroma, 16, {}),
         (small_flux_2, 128, {"reference_latents_method": "index_timestep_zero"}),
     ],
-    ids=["schnell", "Chroma", "FLUX.2 with a reference"],
+    ids=["schnell", "Fill", "Chroma", "FLUX.2 with a reference"],
 )
 def test_gradients_of_the_other_models_are_exact(make, channels, more):
     model = make()
@@ -176,7 +180,7 @@ def test_gradients_of_the_other_models_are_exact(make, channels, more):
         assert worst(Case(base, cond, channels=channels)) < EXACT
 
 
-@pytest.mark.parametrize("kind", [BLOCKS, QUERIES])
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients_to_features_are_exact(flux, kind):
     """Of all blocks, with references, from recomputed blocks; the recomputation records nothing."""
     with exact(flux) as base:
