@@ -129,7 +129,7 @@ class Stage:
     semantic: float = number(0.0, 0.0)
     layout: float = number(0.0, 0.0)
     id_on: str = choice("branch", "estimate")  # accurate, or naive: the one-step estimate of x0
-    alignment: str = choice("features", "queries")
+    alignment: str = choice("auto", "features", "queries")  # auto: features, for SDXL queries
     branch_batch: int = number(0, 0)  # pictures of the branch; 0: as many as batch
     branch_steps: int = number(4, 1)
     gradient_steps: int = number(0, 0)  # the last steps that get a gradient; 0: all

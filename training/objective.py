@@ -23,7 +23,7 @@ from .draws import normals
 from .models import Models, id_features
 from .samples import BLOCKS, QUERIES
 
-KINDS = {"features": BLOCKS, "queries": QUERIES}
+KINDS = {"auto": None, "features": BLOCKS, "queries": QUERIES}
 
 
 @dataclass(frozen=True)

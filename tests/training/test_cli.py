@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -114,6 +115,20 @@ def test_mistakes_in_the_settings_are_named(script, tmp_path, capsys, old, new, 
 def test_a_file_that_is_not_there(script, tmp_path, capsys):
     assert script.run(script.parse([str(tmp_path / "none.toml")])) == 1
     assert "There is no settings file" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_heard_and_the_second_ends_at_once(script, capsys):
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(name) for name in names]
+    try:
+        stop = script.asked_to_stop()
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop() and signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        for name, handler in zip(names, before, strict=True):
+            signal.signal(name, handler)
+    assert "stopping after this step; once more to end at once" in capsys.readouterr().out
 
 
 def photographs(folder, count):

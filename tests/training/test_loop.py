@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from pulid_pack.micro_world.people import draw_people
 from pulid_pack.micro_world.renderer import boxes, keypoints, photo, render
+from pulid_pack.state_dicts import read_metadata
 from pulid_pack.training import distributed, loop, studio
 from pulid_pack.training.checkpoints import all_of, load, newest
 from pulid_pack.training.config import Optimizer, Stage
@@ -20,6 +21,7 @@ from pulid_pack.training.objective import Objective, Step, schedules
 from pulid_pack.training.optimization import Averaged, clip, optimizer_class, rate
 from pulid_pack.training.trainable import trainable
 from pulid_pack.training.validate import summed
+from standins.sdxl import tiny_sdxl
 from standins.small_runs import FIRST, SECOND, THIRD, rows, settings, train
 
 
@@ -243,6 +245,30 @@ def test_pictures_without_faces_stop_the_run_by_name(tmp_path, drawn_people, mon
     with pytest.raises(RuntimeError, match="no face was found in the last 4 pictures of the br"):
         train(settings(tmp_path, [SECOND]), replace(drawn_people, models=models))
     assert [row["faces"] for row in rows(tmp_path)] == ["0.0", "0.0"]
+
+
+def test_sdxl_trains_by_the_same_loop(tmp_path, drawn_people):
+    """The paper's own family: noise prediction, alignment on queries, a file of v1.1's layout."""
+    with torch.inference_mode(False):
+        base = tiny_sdxl()
+    pooled = base.model.adm_channels - 6 * 256
+
+    def sample(index):
+        one = drawn_people.pictures.sample(index)
+        latent = normals((4, 8, 8), 1, index, [0], "latent")[0]
+        return replace(one, latent=latent, text=one.text[:, :64], pooled=torch.ones(pooled))
+
+    def decode(_, latent):
+        return torch.nn.functional.interpolate(latent[:, :3], scale_factor=4) + 0.5
+
+    models = replace(drawn_people.models, base=base, branch=base, decode=decode)
+    pictures = replace(drawn_people.pictures, sample=sample)
+    config = settings(tmp_path, [{**stage, "steps": 1} for stage in (FIRST, SECOND, THIRD)])
+    file = train(config, replace(drawn_people, models=models, pictures=pictures))
+    table = rows(tmp_path)
+    assert [row["stage"] for row in table] == ["diffusion", "identity", "alignment"]
+    assert all(float(row["gradient"]) > 0 for row in table) and table[2]["semantic"]
+    assert read_metadata(file)["family"] == "sdxl-v1.1"
 
 
 def test_leakage_of_light_is_a_correlation():
