@@ -20,7 +20,7 @@ CARDS = (24, 48, 80)  # GB
 SPARE = 1.5  # GB: the context of CUDA, cuDNN's workspaces, what the allocator cannot use
 # Counted, in numbers of bfloat16: the inside of a double block for each token and value of its
 # width, at the height of its backward pass; the same of the VAE's decoder for each pixel.
-INSIDE_BLOCK = 24.6
+INSIDE_BLOCK = 31.8
 INSIDE_DECODER = 7576.0
 INSIDE_ENCODER = 83.5e6  # the same of the ID encoder, for each photo
 COMPARED = 3  # alignment keeps so many times a block's input more in each step

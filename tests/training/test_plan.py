@@ -47,9 +47,9 @@ def compare(family: Family, depths: tuple[int, int], stage: dict, side: int) -> 
     assert found.flops == pytest.approx(wanted.flops, rel=0.05)
 
 
-@pytest.mark.parametrize("stage", ["diffusion", "alignment"])
-def test_the_plan_is_what_the_virtual_card_counts(card, stage):
-    compare(FAMILIES[0], FEW, STAGES[stage], 512)
+@pytest.mark.parametrize(("stage", "side"), [("diffusion", 1024), ("alignment", 512)])
+def test_the_plan_is_what_the_virtual_card_counts(card, stage, side):
+    compare(FAMILIES[0], FEW, STAGES[stage], side)
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_sizes_are_the_published_ones():
         ("FLUX.1-schnell", 11.9, 20),
         ("Chroma", 8.9, 20),
         ("FLUX.2 klein 4B", 3.9, 8),
-        ("FLUX.2 klein 9B", 9.1, 10),
+        ("FLUX.2 klein 9B", 9.0, 10),
     ]
     assert FAMILIES[0].adapter == pytest.approx(571.0e6, rel=1e-3)
     # FLUX.1-dev's forward without identity: counted as 21.5, 41.9, 74.4 TFLOP
