@@ -179,7 +179,7 @@ def stage_at(config: Config, step: int) -> tuple[Stage, int]:
         if step < stage.steps:
             return stage, step
         step -= stage.steps
-    raise ValueError("all stages are done")
+    raise IndexError("all stages are done")
 
 
 def train(

@@ -159,7 +159,7 @@ def test_the_naive_loss_comes_from_the_one_step_estimate(tmp_path, drawn_people)
 def done(tmp_path_factory, drawn_people):
     """Return the folder of a small run through all stages, and what of it was in which state."""
     folder = tmp_path_factory.mktemp("run")
-    train(settings(folder, checkpoint_every=2, keep=2), drawn_people)
+    train(settings(folder, checkpoint_every=4, keep=2), drawn_people)
     return folder
 
 
