@@ -27,7 +27,7 @@ from .renderer import boxes, keypoints, photo, render
 
 CHANNELS = 16  # of FLUX's latents; 12 hold the pixels of 2x2, 4 are empty
 TEXT, POOLED = 64, 32
-READ = 128  # people that a reader is fitted to
+READ = 64  # people that a reader is fitted to
 PEOPLE, LOSS, JUDGE = 1, 2, 3  # seeds: who is drawn, and whom the readers were fitted to
 NET = {
     "in_channels": CHANNELS,

@@ -12,7 +12,6 @@ Ctrl-C saves and ends; a second one ends at once.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import signal
 import sys
@@ -33,7 +32,8 @@ def main(arguments: list[str]) -> int:
     host = hosting.prepare()
     hosting.run_inside(host, Path(__file__).resolve(), arguments)
     load_host(host)
-    logging.basicConfig(level=logging.INFO, format="[train] %(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, format="[train] %(message)s", force=True)
+    logging.getLogger(PACK).setLevel(logging.INFO)  # the host has much to say
     return run(options)
 
 
@@ -52,7 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def load_host(host: hosting.Host) -> None:
-    """Put ComfyUI first on the path and load the pack as a package."""
+    """Put ComfyUI first on the path and the pack's folders below a package."""
     sys.path.insert(0, str(host.path))
     import comfy.options
 
@@ -64,26 +64,19 @@ def load_host(host: hosting.Host) -> None:
     args.use_pytorch_cross_attention = True
     import utils.install_util  # noqa: F401  before the host puts comfy/ itself on the path
 
-    load_package(PACK, ROOT)
-
-
-def load_package(name: str, folder: Path) -> ModuleType:
-    """Import a folder under ``name``."""
-    path = folder / "__init__.py"
-    spec = importlib.util.spec_from_file_location(
-        name, path, submodule_search_locations=[str(folder)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    sys.modules[PACK] = ModuleType(PACK)  # without its nodes, which a server is needed for
+    sys.modules[PACK].__path__ = [str(ROOT)]
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it with the pack loaded; errors that say what to do are shown without their trace."""
+    from pulid_pack.host_versions import too_old
     from pulid_pack.training.config import read_config
     from pulid_pack.training.loop import Interrupted
 
+    if why := too_old():
+        say(why, sys.stderr)
+        return 1
     try:
         changed = {"folder": str(Path(options.folder).resolve())} if options.folder else {}
         config = read_config(options.file, **changed)
@@ -167,7 +160,7 @@ def train(config, resume: bool) -> int:
     device = own_device()
     with distributed.group(device, config.digest()) as group:
         if not group.leads:
-            logging.getLogger().setLevel(logging.WARNING)
+            logging.getLogger(PACK).setLevel(logging.WARNING)
             return train_in(config, group, resume)
         with own_folder(config.folder):
             return train_in(config, group, resume)

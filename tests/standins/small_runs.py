@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import torch
-from places import TESTS
+from places import ROOT
 from pulid_pack.micro_world import drawn
 from pulid_pack.training import distributed, loop, studio
 from pulid_pack.training.config import Config, from_tables
@@ -42,14 +43,20 @@ def settings(folder: Path, stages: list[dict[str, Any]] | None = None, **run: An
     return from_tables(tables(folder, stages, **run), Path(), "the test's settings")
 
 
+def host_of_the_tests() -> dict[str, str]:
+    """Return the environment that makes a script take the ComfyUI that the tests have."""
+    path = Path(comfy.model_management.__file__).parents[1]
+    return {"COMFYUI_PATH": str(path), "COMFYUI_PYTHON": sys.executable}
+
+
 def start(folder: Path, config: dict, *how: str, **environment: str) -> subprocess.Popen:
     """Start a process that trains with these tables; ``how``: "resume"."""
     path = folder / f"settings {environment.get('RANK', '')}.json"
     path.write_text(json.dumps(config))
     script = Path(__file__).with_name("training_process.py")
     return subprocess.Popen(
-        [sys.executable, str(script), str(TESTS), str(path), *how],
-        env={**os.environ, **environment},
+        [sys.executable, str(script), str(ROOT / "scripts"), str(path), *how],
+        env={**os.environ, **host_of_the_tests(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

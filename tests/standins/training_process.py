@@ -1,6 +1,6 @@
 """A process that trains on drawn people, for tests that end it or run several of it.
 
-python training_process.py TESTS SETTINGS.json [resume]
+python training_process.py SCRIPTS SETTINGS.json [resume]
 """
 
 import json
@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-import conftest  # noqa: E402, F401  the host and the pack, as the tests have them
+import hosting  # noqa: E402
+import train as script  # noqa: E402
+
+script.load_host(hosting.prepare())
 import torch  # noqa: E402
 from pulid_pack.micro_world import drawn  # noqa: E402
 from pulid_pack.training import distributed, loop, studio  # noqa: E402

@@ -21,7 +21,7 @@ from pulid_pack.training.checkpoints import all_of
 from pulid_pack.training.config import read_config
 from standins.models import PULID
 from standins.people import astronaut
-from standins.small_runs import rows
+from standins.small_runs import host_of_the_tests, rows
 from standins.text_encoder_pack.encoder import load_clip
 
 MICRO = ROOT / "examples" / "micro.toml"
@@ -43,14 +43,13 @@ def load_as_node(folder, name):
     return PuLIDFluxLoadModel.execute(name)[0]
 
 
-def test_the_micro_example_trains_all_three_stages(tmp_path, host):
+def test_the_micro_example_trains_all_three_stages(tmp_path):
     """In a process of its own; every loss falls in the stage that it comes with."""
     pytest.importorskip("tensorboard")
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(MICRO)]
-    environment = {"COMFYUI_PATH": str(host.path), "COMFYUI_PYTHON": sys.executable}
     done = subprocess.run(
         [*command, "--folder", str(tmp_path)],
-        env={**os.environ, **environment},
+        env={**os.environ, **host_of_the_tests()},
         capture_output=True,
         text=True,
         timeout=600,
