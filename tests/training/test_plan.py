@@ -47,7 +47,13 @@ def compare(family: Family, depths: tuple[int, int], stage: dict, side: int) -> 
     assert found.flops == pytest.approx(wanted.flops, rel=0.05)
 
 
-@pytest.mark.parametrize(("stage", "side"), [("diffusion", 1024), ("alignment", 512)])
+@pytest.mark.parametrize(
+    ("stage", "side"),
+    [
+        ("diffusion", 1024),
+        pytest.param("alignment", 512, marks=pytest.mark.slow),
+    ],
+)
 def test_the_plan_is_what_the_virtual_card_counts(card, stage, side):
     compare(FAMILIES[0], FEW, STAGES[stage], side)
 
