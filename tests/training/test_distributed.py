@@ -17,7 +17,9 @@ def doubled(stages: list[dict]) -> list[dict]:
     return [{**stage, "batch": 2 * stage["batch"]} for stage in stages]
 
 
-STAGES = [{**FIRST, "steps": 2, "accumulate": 2}, {**THIRD, "steps": 3}]
+# a low rate: Adam's first steps make as much of a rounding error as of a gradient
+RATE = {"rate": 1e-4}
+STAGES = [{**FIRST, "steps": 2, "accumulate": 2, **RATE}, {**THIRD, "steps": 2, **RATE}]
 
 
 def test_two_processes_are_one_with_twice_the_batch_and_a_third_is_refused(
@@ -44,7 +46,7 @@ def test_two_processes_are_one_with_twice_the_batch_and_a_third_is_refused(
     said = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     mine, theirs = rows(two), rows(one)
-    assert len(mine) == len(theirs) == 5
+    assert len(mine) == len(theirs) == 4
     for a, b in zip(mine, theirs, strict=True):
         for name in set(a) - {"step", "stage"}:
             if b[name]:
