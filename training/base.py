@@ -20,6 +20,11 @@ NO_FEATURES = (
     "This ComfyUI shows nothing of the model's {kind} during a forward, which alignment is to "
     "compare. Take the other kind of features (blocks or queries), or update ComfyUI."
 )
+NOT_ON_CARD = (
+    "{name} was sent off the card (to {device}) by another model that training loaded: they do not "
+    "fit in its memory together, and gradients need all weights there. Take a base model in fp8, "
+    "or leave out what is loaded besides it."
+)
 Prepared = dict[str, Any]  # conditions as the model's forward takes them, on its device
 
 
@@ -95,9 +100,10 @@ class Base:
         """Return what the model predicts for x [B, C, H, W] at sigma [B], in x's dtype.
 
         ``identity`` is what an adapter makes of ID tokens; ``features`` is filled. Raises
-        RuntimeError where the host does not show such features.
+        RuntimeError where the host does not show such features, or if the model left the card.
         """
         host, cond = self.model.model, dict(cond)
+        self.check_loaded()
         dtype = host.get_dtype_inference()
         inside = self.sampling.calculate_input(sigma, x)
         if "c_concat" in cond:  # FLUX.1 Fill and the like
@@ -111,6 +117,13 @@ class Base:
             if not features.q:
                 raise RuntimeError(NO_FEATURES.format(kind=features.kind))
         return out.to(x.dtype)
+
+    def check_loaded(self) -> None:
+        """Raise RuntimeError if the host has sent the model, or a part of it, off the card."""
+        device = next(self.net.parameters()).device
+        if device != self.device or getattr(self.model.model, "model_lowvram", False):
+            name = type(self.model.model).__name__
+            raise RuntimeError(NOT_ON_CARD.format(name=name, device=self.model.offload_device))
 
     def options(self, x: Tensor, sigma: Tensor, identity: Any, features: Features | None) -> dict:
         """Return the forward's transformer_options, with what patches the model has."""

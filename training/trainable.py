@@ -86,7 +86,8 @@ def base_of(model: ModelPatcher) -> Base:
 
 def differentiable(model: ModelPatcher, stack: ExitStack) -> None:
     """Load all of ``model`` and let gradients pass through it until the stack closes."""
-    comfy.model_management.load_models_gpu([model], memory_required=1e20, force_full_load=True)
+    # no memory is asked for besides: that would send other models of the same run off the card
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
     stack.enter_context(torch.inference_mode(False))
     stack.enter_context(torch.enable_grad())
     set_for_now(comfy.model_management, "in_training", True, stack)

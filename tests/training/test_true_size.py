@@ -6,13 +6,15 @@ that is read back from it. Blocks are alike, so few are enough; ``--long`` takes
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from pulid_pack.training.adapter import new
 from pulid_pack.training.branch import align, run
 from pulid_pack.training.samples import Conditions
-from pulid_pack.training.trainable import trainable
+from pulid_pack.training.trainable import frozen, trainable
 from standins.flux import TEXT_POOLED, TEXT_WIDTH
 from standins.lab import small_flux
 from standins.training import noise, photos, random_adapter
@@ -64,6 +66,18 @@ def steps(model: ModelPatcher, cond: Conditions, channels: int):
         check(adapter, sem)
         with pytest.raises(DataDependentOutputException):
             sem.item()  # so it would have been seen above
+
+
+@pytest.mark.parametrize(("memory", "fits"), [(80 * GIB, True), (2 * GIB, False)])
+def test_models_of_one_run_stay_on_the_card_together_or_it_is_said(memory, fits):
+    with virtual_card(memory) as card, card.running():
+        model, other = (true_model(depths=FEW) for _ in range(2))
+        with trainable(model) as base, frozen(other):
+            x = torch.empty(1, 16, 16, 16, device=base.device)
+            cond = base.prepare(Conditions(torch.empty(1, 8, 4096), torch.empty(1, 768)), x)
+            said = nullcontext() if fits else pytest.raises(RuntimeError, match="sent off the card")
+            with said:
+                base(x, torch.rand(1, device=base.device), cond)
 
 
 def test_the_card_s_backward_pass_is_torch_s():
