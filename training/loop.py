@@ -212,7 +212,7 @@ def train(
         base = branch = stack.enter_context(trainable(models.base, dtype))
         if models.branch is not models.base:
             branch = stack.enter_context(trainable(models.branch, dtype))
-        # each of them made room for itself alone
+        # once more all together: each made room for itself
         together = [base.model, branch.model, *models.others]
         comfy.model_management.load_models_gpu(together, force_full_load=True)
         adapter = adapter.to(base.device).requires_grad_(True)
