@@ -119,6 +119,15 @@ def inference_mode():
 
 
 @pytest.fixture(scope="session")
+def drawn_people(tmp_path_factory):
+    """Return the drawn people of small training runs, and their models."""
+    from pulid_pack.micro_world import drawn
+    from standins.small_runs import settings
+
+    return drawn.make(settings(tmp_path_factory.mktemp("nowhere")))
+
+
+@pytest.fixture(scope="session")
 def host():
     """Return the folder and interpreter of the ComfyUI under test."""
     return HOST

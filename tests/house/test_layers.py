@@ -12,7 +12,7 @@ from places import CLIENT, PACK, ROOT
 
 HOST_ONLY = {"nodes", "folder_paths", "server", "execution"}
 OPTIONAL = {"insightface", "onnxruntime", "facexlib", "open_clip", "timm", "cv2", "scipy", "skimage"}
-OPTIONAL |= {"onnx", "onnx2torch", "accelerate", "bitsandbytes", "tensorboard", "webdataset"}
+OPTIONAL |= {"onnx", "onnx2torch", "accelerate", "bitsandbytes", "tensorboard", "matplotlib"}
 
 
 def imports(path: Path) -> set[str]:
@@ -38,6 +38,7 @@ KNOWS = {
     "pulid_sdxl": {"identity"},
     "measure": {"encoders"},
     "training": {"encoders", "identity", "measure", "pulid_flux", "pulid_sdxl"},
+    "micro_world": {"training"},
     "nodes": {"encoders", "identity", "measure", "pulid_flux", "pulid_sdxl"},
 }
 

@@ -177,12 +177,16 @@ def test_the_requirements_are_few_sane_and_met():
 
 
 def test_every_third_party_package_that_is_imported_is_named():
-    """What the sources import is ComfyUI's, Python's own, or in requirements.txt."""
+    """What the sources import is ComfyUI's, Python's own, or in requirements.txt.
+
+    For training, requirements-train.txt has more.
+    """
     from pulid_pack.encoders.packages import PIP_NAMES
 
     host = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths", "server", "nodes"}
     host |= {"torch", "numpy", "PIL", "safetensors", "comfyui_version", "comfy_extras", "aiohttp"}
     local = {path.stem for path in PACK}
+    training = {each.name for each in requirements("requirements-train.txt")}
     for path in PACK:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = []
@@ -192,6 +196,7 @@ def test_every_third_party_package_that_is_imported_is_named():
                 names = [node.module]
             for name in (n.split(".")[0] for n in names):
                 known = host | local | set(sys.stdlib_module_names) | set(PIP_NAMES)
+                known |= training if path.is_relative_to(ROOT / "training") else set()
                 assert name in known, f"{path.name} imports {name}"
 
 
