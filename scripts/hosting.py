@@ -41,7 +41,13 @@ TORCH = ("torch==2.14.1", "torchvision==0.29.1")
 TORCHAUDIO = "torchaudio==2.11.0"
 # The newest page that the pack is tried with, beside the one that the host asks for.
 NEWEST_PAGE = "1.58"
-PACK_REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt")
+# The pack's, those of what is optional (training, the farm, tools), and the tests' own.
+OPTIONAL_REQUIREMENTS = [ROOT / f"requirements-{name}.txt" for name in ("train", "farm", "tools")]
+PACK_REQUIREMENTS = (
+    ROOT / "requirements.txt",
+    *OPTIONAL_REQUIREMENTS,
+    ROOT / "tests" / "requirements.txt",
+)
 OLDEST_PACKAGES = ROOT / "tests" / "oldest.txt"
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
 # Two test files at a time, in order (tests/conftest.py): one waits for a server or a page while the
