@@ -47,7 +47,7 @@ def trainable(
 
     The whole model is loaded to its device. ``dtype`` is what it computes in, whatever its weights
     are stored in (None: the host's choice). Without ``recompute`` everything is kept for the
-    gradient: about a third less time, and far more memory. Raises ValueError for other models.
+    gradient: less time, and far more memory. Raises ValueError for other models.
     """
     if is_dynamic(model):  # there, weights may leave the card before their gradient is made
         model = model.clone(disable_dynamic=True)
