@@ -106,7 +106,7 @@ class Objective:
         out = base(x, sigma, cond, self.adapter.identity(tokens))
         found = {"diffusion": base.diffusion_loss(out, x0, noise, sigma)}
         if stage.id and stage.id_on == "estimate":
-            estimate = losses.one_step_estimate(out, x, sigma)
+            estimate = base.denoised(out, x, sigma)
             found |= self.likeness(batch, base, estimate)
         return found
 

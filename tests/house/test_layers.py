@@ -11,7 +11,16 @@ import pytest
 from places import CLIENT, PACK, ROOT
 
 HOST_ONLY = {"nodes", "folder_paths", "server", "execution"}
-OPTIONAL = {"insightface", "onnxruntime", "facexlib", "open_clip", "timm", "cv2", "scipy", "skimage"}
+OPTIONAL = {
+    "insightface",
+    "onnxruntime",
+    "facexlib",
+    "open_clip",
+    "timm",
+    "cv2",
+    "scipy",
+    "skimage",
+}
 OPTIONAL |= {"onnx", "onnx2torch", "accelerate", "bitsandbytes", "tensorboard", "matplotlib"}
 
 
