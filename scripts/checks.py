@@ -28,7 +28,7 @@ GUARD = HOST_DIR / "import-guard"
 # What nobody who installs the pack needs, and what it cannot do without.
 LEFT_OUT = ("tests", "bench", "client", "scripts", ".ci", ".github")
 NEEDED = ("__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "docs/errors.md")
-LARGEST = 800_000  # bytes of the zip file; 460,000 are the pictures of 18 workflows
+LARGEST = 850_000  # bytes of the zip file; 460,000 are the pictures of 18 workflows
 GIT = ("-c", "user.name=checks", "-c", "user.email=checks@localhost", "-c", "core.autocrlf=false")
 
 
