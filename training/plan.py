@@ -18,12 +18,13 @@ HALF, SINGLE = 2, 4  # bytes of a bfloat16 and a float32
 SIDES = (512, 768, 1024)
 CARDS = (24, 48, 80)  # GB
 SPARE = 1.5  # GB: the context of CUDA, cuDNN's workspaces, what the allocator cannot use
-# Counted, in numbers of bfloat16: the inside of a double block for each token and value of its
-# width, at the height of its backward pass; the same of the VAE's decoder for each pixel.
-INSIDE_BLOCK = 31.8
+# Counted, in numbers of bfloat16: the inside of a single block for each token and value of its
+# width, at the height of its backward pass, when the inputs of all blocks are there still; the
+# same of the VAE's decoder for each pixel.
+INSIDE_BLOCK = 27.5
 INSIDE_DECODER = 7576.0
-INSIDE_ENCODER = 83.5e6  # the same of the ID encoder, for each photo
-COMPARED = 3  # alignment keeps so many times a block's input more in each step
+INSIDE_ENCODER = 75e6  # the same of the ID encoder, for each photo
+COMPARED = 1  # alignment keeps so many times a block's input more in each step
 DECODER_FLOPS = 10.06e6  # of the VAE's decoder, for each pixel
 ENCODER_FLOPS = 52e9  # of the ID encoder, for each photo
 ENCODER, INNER, TOKEN_WIDTH = 151.4e6, 2048, 2048  # the ID encoder, the layers, the ID tokens
@@ -86,6 +87,7 @@ class Need:
     held: float
     each: float
     flops: float
+    kept: float = 0.0  # of each: what the backward pass finds when it begins
 
     def fits(self, card: float) -> int:
         """Return the pictures of a forward that a card of so many GB has room for."""
@@ -106,12 +108,12 @@ def kept(family: Family, side: int) -> float:
     doubles, singles = -(-family.doubles // 2), -(-family.singles // 4)
     inputs = (family.doubles + family.singles) * every
     # where identity enters, the block's output is kept as well as the sum
-    identity = doubles * image + 2 * singles * every
+    identity = doubles * image + singles * every
     return HALF * family.width * (inputs + identity)
 
 
 def inside(family: Family, side: int) -> float:
-    """Return the bytes inside a double block at the height of its backward pass."""
+    """Return the bytes inside a single block at the height of its backward pass."""
     return HALF * INSIDE_BLOCK * family.width * (family.tokens(side) + family.text)
 
 
@@ -148,10 +150,10 @@ def need(family: Family, side: int, stage: Stage, base: float) -> Need:
     """Return what a stage needs at pictures of ``side``; ``base``: bytes held all the time."""
     decoder = INSIDE_DECODER * HALF * side**2
     every = HALF * family.width * (family.tokens(side) + family.text)
-    parts, flops = [0.0], 3 * ENCODER_FLOPS
+    parts, flops = [(0.0, 0.0)], 3 * ENCODER_FLOPS
     naive = stage.id > 0 and stage.id_on == "estimate"
     if stage.diffusion or naive:
-        parts.append(kept(family, side) + max(inside(family, side), naive * decoder))
+        parts.append((kept(family, side), max(inside(family, side), naive * decoder)))
         flops += step_flops(family, side, True) + 3 * naive * DECODER_FLOPS * side**2
     if stage.branches:
         steps = stage.gradient_steps or stage.branch_steps
@@ -159,13 +161,15 @@ def need(family: Family, side: int, stage: Stage, base: float) -> Need:
         drawn = stage.id > 0 and stage.id_on == "branch"
         both = steps * kept(family, side)
         both += aligned * steps * COMPARED * (family.doubles + family.singles) * every
-        parts.append(both + max(inside(family, side), drawn * decoder))
+        parts.append((both, max(inside(family, side), drawn * decoder)))
         own = (stage.branch_steps - steps) * forward_flops(family, side)
         own += aligned * stage.branch_steps * forward_flops(family, side, False)
         own += step_flops(family, side, True) + (steps - 1) * step_flops(family, side, False)
         own += 3 * drawn * DECODER_FLOPS * side**2
         flops += own * (stage.branch_batch or stage.batch) / stage.batch
-    return Need(base, max(parts) + HALF * INSIDE_ENCODER, flops)
+    encoder = HALF * INSIDE_ENCODER
+    most = max(sum(part) for part in parts)
+    return Need(base, most + encoder, flops, max(part[0] for part in parts) + encoder)
 
 
 def family_of(config: Config) -> Family:

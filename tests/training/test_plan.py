@@ -13,7 +13,7 @@ from bench.true_size import DEPTHS, true_model
 from bench.true_training import counted
 from bench.virtual_card import virtual_card
 
-FEW = (2, 1)
+FEW = (1, 1)
 BRANCH = {"branch_steps": 3, "gradient_steps": 2}
 STAGES = {
     "diffusion": {"diffusion": 1.0},
@@ -43,7 +43,9 @@ def compare(family: Family, depths: tuple[int, int], stage: dict, side: int) -> 
     others = plan.HALF * plan.TOWER + plan.SINGLE * plan.RECOGNISER  # not there in the count
     wanted = need(planned, side, own, held(planned) - others - narrow)
     assert found.held == pytest.approx(wanted.held, rel=0.05)
-    assert found.peak == pytest.approx(wanted.each + narrow, rel=0.05)
+    assert found.kept == pytest.approx(wanted.kept + narrow, rel=0.05)
+    if depths[1] == 1:  # see Counted
+        assert found.peak == pytest.approx(wanted.each + narrow, rel=0.05)
     assert found.flops == pytest.approx(wanted.flops, rel=0.05)
 
 
