@@ -7,11 +7,13 @@ import json
 import comfy.cldm.cldm
 import comfy.model_base
 import comfy.model_patcher
+import comfy.ops
 import comfy.sample
 import comfy.supported_models
 import places
 import torch
 from comfy.controlnet import ControlNet
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from golden.weights import golden_input, golden_state_dict
 from pulid_pack.identity.identity import SDXL_V1, Identity
@@ -87,13 +89,24 @@ TINY = {
 TINY_LAYERS = 1 + 2 + 6 + 1  # input, output, middle
 
 
+class Whole(comfy.ops.disable_weight_init):
+    """Layers that have weights at once: under dynamic VRAM the host's Linear gets them late."""
+
+    Linear = torch.nn.Linear
+
+
+def shapes_of(kind: type[torch.nn.Module], **config) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights of a module of the host."""
+    module = kind(**config, device="meta", operations=Whole)
+    return {key: tuple(weight.shape) for key, weight in module.state_dict().items()}
+
+
 def tiny_sdxl(dtype: torch.dtype = torch.float32, seed: int = 1, **changes) -> ModelPatcher:
     """Return a UNet of ten cross-attention layers, all 64 wide, as ComfyUI holds an SDXL."""
     config = comfy.supported_models.SDXL({**TINY, **FIXED, **changes})
     config.set_inference_dtype(dtype, None)
     base = comfy.model_base.SDXL(config, device="cpu")
-    shapes = {k: tuple(v.shape) for k, v in base.diffusion_model.state_dict().items()}
-    weights = golden_state_dict(shapes, str(seed))
+    weights = golden_state_dict(shapes_of(UNetModel, **config.unet_config), str(seed))
     base.diffusion_model.load_state_dict({k: v.to(dtype) for k, v in weights.items()})
     base.eval().requires_grad_(False)
     device = torch.device("cpu")
@@ -102,9 +115,11 @@ def tiny_sdxl(dtype: torch.dtype = torch.float32, seed: int = 1, **changes) -> M
 
 def tiny_controlnet() -> ControlNet:
     """Return a ControlNet for the tiny UNet."""
-    net = comfy.cldm.cldm.ControlNet(hint_channels=3, **{**TINY, **FIXED, "num_head_channels": 64})
-    shapes = {k: tuple(v.shape) for k, v in net.state_dict().items()}
-    net.load_state_dict(golden_state_dict(shapes, "control"))
+    config = {**TINY, **FIXED, "num_head_channels": 64, "hint_channels": 3}
+    net = comfy.cldm.cldm.ControlNet(**config)
+    net.load_state_dict(
+        golden_state_dict(shapes_of(comfy.cldm.cldm.ControlNet, **config), "control")
+    )
     device = torch.device("cpu")
     return ControlNet(net.eval().requires_grad_(False), load_device=device)
 
