@@ -42,13 +42,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path, help="the run's settings, such as examples/micro.toml")
+    parser.add_argument("file", type=settings_file, help="the run's settings: examples/micro.toml")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--plan", action="store_true", help="print memory and time, and end")
     what.add_argument("--prepare", action="store_true", help="make the cache of the pictures")
     what.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--folder", help="in place of the settings' [run] folder")
     return parser.parse_args(arguments)
+
+
+def settings_file(name: str) -> Path:
+    """Return the file of that name, also if it is one of training/examples from anywhere.
+
+    A folder ``examples`` beside the pack's workflows would be taken by ComfyUI for more of them.
+    """
+    shipped = ROOT / "training" / name
+    return shipped if not Path(name).exists() and shipped.is_file() else Path(name)
 
 
 def load_host(host: hosting.Host) -> None:

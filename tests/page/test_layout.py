@@ -175,3 +175,9 @@ def test_avatar_takes_each_parameter_in_a_node_of_that_title():
     latent = prompt[node_of(prompt, "EmptyLatentImage")]["inputs"]
     linked = {name: titles[value[0]] for name, value in latent.items()}
     assert linked == {"width": "Width", "height": "Height", "batch_size": "Number of images"}
+
+
+def test_comfyui_finds_templates_in_one_folder():
+    """With two of these names in a pack, it serves the files of one and lists those of both."""
+    names = ("example_workflows", "example", "examples", "workflow", "workflows")
+    assert [name for name in names if (ROOT / name).is_dir()] == ["workflows"]

@@ -24,8 +24,9 @@ from standins.people import astronaut
 from standins.small_runs import host_of_the_tests, rows
 from standins.text_encoder_pack.encoder import load_clip
 
-MICRO = ROOT / "examples" / "micro.toml"
-FINETUNE = ROOT / "examples" / "finetune.toml"
+EXAMPLES = ROOT / "training" / "examples"
+MICRO = EXAMPLES / "micro.toml"
+FINETUNE = EXAMPLES / "finetune.toml"
 MANUAL = ROOT / "docs" / "training.md"
 # each stage brings losses of its own down; alignment costs likeness, as in the paper
 LOSSES = {"diffusion": ("diffusion",), "identity": ("id",), "alignment": ("semantic", "layout")}
