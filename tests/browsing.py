@@ -70,10 +70,13 @@ class Tab:
         """Open the page and wait until it is ready to work with."""
         self.page.goto(self.server.url)
         self.page.wait_for_function("window.app?.extensionManager && app.canvas && app.rootGraph")
-        # who does something while its mask still fades leaves it there for good
-        self.page.wait_for_function("!document.querySelector('.p-blockui-mask')")
+        self.settle()
         self.page.evaluate("tests.listen()")
         self.errors.clear()
+
+    def settle(self) -> None:
+        """Wait until the page's mask is gone: who works while it fades leaves it there for good."""
+        self.page.wait_for_function("!document.querySelector('.p-blockui-mask')")
 
     def come_back(self) -> None:
         """Open the page again, as in another browser, with what is open now."""
@@ -88,6 +91,7 @@ class Tab:
 
     def open(self, workflow: dict) -> None:
         """Open a workflow by the page's own function."""
+        self.settle()
         self.page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
 
     def drop(self, name: str, kind: str, data: bytes) -> None:
@@ -95,6 +99,7 @@ class Tab:
         self.open({"nodes": [], "links": [], "version": 0.4})
         self.page.evaluate(DROP, [name, kind, base64.b64encode(data).decode()])
         self.page.wait_for_function("app.rootGraph.nodes.length > 0")
+        self.settle()
 
     def prompt(self) -> dict[str, tuple[str, dict]]:
         """Return what the page would queue: node id -> class, inputs."""
