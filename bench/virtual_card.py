@@ -189,6 +189,7 @@ def of_dynamic_vram(card: Card) -> list[tuple[Any, str, Any]]:
         (vbar, "vbars_analyze", lambda *a: 0),
         (vbar, "vbars_reset_watermark_limits", lambda *a: None),
         (aimdo["host_buffer"], "HostBuffer", HostBuffer),
+        (aimdo["host_buffer"], "read_file_to_device", lambda *a, **k: None),  # nothing lies there
         (aimdo["model_mmap"], "ModelMMAP", MappedFile),
         (aimdo["torch"], "aimdo_to_tensor", to_tensor),
         (comfy.pinned_memory, "pin_memory", lambda *a, **k: False),

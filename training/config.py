@@ -189,9 +189,7 @@ def read_config(path: Path, **run: Any) -> Config:
     Raises FileNotFoundError, or ValueError naming the setting that is wrong.
     """
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no settings file {path}. Copy one from training/examples/."
-        )
+        raise FileNotFoundError(f"There is no settings file {path}. See training/examples/.")
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         tables = toml.loads(path.read_text(encoding="utf-8"))

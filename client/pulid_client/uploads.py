@@ -31,6 +31,7 @@ def form(data: bytes, name: str, subfolder: str) -> Callable[[], aiohttp.FormDat
         made.add_field("image", data, filename=name, content_type="application/octet-stream")
         made.add_field("type", "input")
         made.add_field("subfolder", subfolder)
+        made.add_field("overwrite", "true")  # else the server gives it another name
         return made
 
     return make

@@ -49,6 +49,11 @@ def all_nodes(server, basic) -> dict[str, dict]:
     blend = {"class_type": "PuLIDFluxBlendIdentities", "inputs": two}
     prompt |= {"load": load, "blend": blend}
     prompt["apply"]["inputs"]["identity"] = ["load", 0]
+    photo = [node_of(prompt, "LoadImage"), 0]
+    judge = {"face_analysis": [node_of(prompt, "PuLIDFluxLoadInsightFace"), 0], "image": photo}
+    measures = {"Identity": {"reference": photo}, "Disruption": {"plain_image": photo}}
+    for what, inputs in measures.items():
+        prompt[what] = {"class_type": f"PuLIDMeasure{what}", "inputs": judge | inputs}
     assert {n["class_type"] for n in prompt.values()} >= set(FLUX_IDS)
     return with_defaults(server, prompt)
 
@@ -118,7 +123,7 @@ def follow_links(server, prompt: dict[str, dict], kind: str) -> None:
     """Queue with each setting of a node of this kind from a link, twice: nothing runs again."""
     described = described_inputs(server.object_info()[kind])
     settings = [(name, type_) for name, type_, _ in described if type_ in WIDGET_TYPES]
-    assert settings
+    assert settings or kind == "PuLIDMeasureDisruption"  # all it takes are links
     for name, type_ in settings:
         own = linked(prompt, node_of(prompt, kind), name, type_)
         first = server.queue(own)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -226,7 +227,7 @@ def test_a_cache_that_cannot_be_written_is_refused_before_any_work(photos, tmp_p
     def refuse(**_):
         raise OSError(30, os.strerror(30))  # a read-only file system
 
-    monkeypatch.setattr("pulid_pack.training.cache.tempfile.mkstemp", refuse)
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
     with pytest.raises(RuntimeError, match="cannot be written: Read-only file system. Make the"):
         Cache(tmp_path / "cache").open({})
 

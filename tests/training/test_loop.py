@@ -11,7 +11,7 @@ from PIL import Image
 from pulid_pack.micro_world.people import draw_people
 from pulid_pack.micro_world.renderer import boxes, keypoints, photo, render
 from pulid_pack.state_dicts import read_metadata
-from pulid_pack.training import distributed, loop, studio
+from pulid_pack.training import distributed, loop, recorder, studio
 from pulid_pack.training.checkpoints import all_of, load, newest
 from pulid_pack.training.config import Optimizer, Stage
 from pulid_pack.training.dataset import batch
@@ -235,7 +235,7 @@ def test_a_loss_that_is_no_number_stops_the_run_by_name(tmp_path, drawn_people):
 
 
 def test_pictures_without_faces_stop_the_run_by_name(tmp_path, drawn_people, monkeypatch):
-    monkeypatch.setattr("pulid_pack.training.recorder.FACELESS", 4)
+    monkeypatch.setattr(recorder, "FACELESS", 4)
 
     def blind(pictures):
         vectors, found = drawn_people.models.recognise(pictures)

@@ -1,0 +1,1 @@
+"""The tests that open the page: one package, so that its browser and servers end with it."""
