@@ -55,8 +55,7 @@ PARTS = "comfy.ldm.modules.diffusionmodules.model"
 class Counted:
     """What a step costs: bytes held all the time, the most beyond that, and FLOPs.
 
-    kept: what of it is there when the backward pass begins. The peak is that of one block: the
-    card's backward pass, in Python, frees a recomputed block's inside later than torch's engine.
+    kept: what of it is there when the backward pass begins.
     """
 
     held: int

@@ -7,6 +7,7 @@ the checks of device, the casts to a gradient's dtype and the recomputation of c
 
 from __future__ import annotations
 
+import gc
 import heapq
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +38,12 @@ def mixed_precision() -> Iterator[None]:
 
 
 def walk(root: Any, gradient: Tensor) -> None:
-    """Run every node that leads from ``root`` to a leaf, the latest first."""
+    """Run every node that leads from ``root`` to a leaf, the latest first.
+
+    What a node leaves in circles is freed at once: the peak must not hang on when Python looks.
+    """
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked at again
     waiting = users(root)
     given: dict[Any, dict[int, Tensor]] = {root: {0: gradient}}
     ready = [(-root._sequence_nr(), 0, root)]
@@ -60,6 +66,8 @@ def walk(root: Any, gradient: Tensor) -> None:
             if not waiting[after]:
                 count += 1
                 heapq.heappush(ready, (-after._sequence_nr(), count, after))
+        gc.collect()
+    gc.unfreeze()
 
 
 def users(root: Any) -> dict[Any, int]:

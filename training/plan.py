@@ -21,8 +21,8 @@ SPARE = 1.5  # GB: the context of CUDA, cuDNN's workspaces, what the allocator c
 # Counted, in numbers of bfloat16: the inside of a single block for each token and value of its
 # width, at the height of its backward pass, when the inputs of all blocks are there still; the
 # same of the VAE's decoder for each pixel.
-INSIDE_BLOCK = 27.5
-INSIDE_DECODER = 7576.0
+INSIDE_BLOCK = 24.1
+INSIDE_DECODER = 6464.0
 INSIDE_ENCODER = 75e6  # the same of the ID encoder, for each photo
 COMPARED = 1  # alignment keeps so many times a block's input more in each step
 DECODER_FLOPS = 10.06e6  # of the VAE's decoder, for each pixel

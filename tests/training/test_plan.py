@@ -13,7 +13,7 @@ from bench.true_size import DEPTHS, true_model
 from bench.true_training import counted
 from bench.virtual_card import virtual_card
 
-FEW = (1, 1)
+FEW = (2, 3)
 BRANCH = {"branch_steps": 3, "gradient_steps": 2}
 STAGES = {
     "diffusion": {"diffusion": 1.0},
@@ -44,20 +44,22 @@ def compare(family: Family, depths: tuple[int, int], stage: dict, side: int) -> 
     wanted = need(planned, side, own, held(planned) - others - narrow)
     assert found.held == pytest.approx(wanted.held, rel=0.05)
     assert found.kept == pytest.approx(wanted.kept + narrow, rel=0.05)
-    if depths[1] == 1:  # see Counted
-        assert found.peak == pytest.approx(wanted.each + narrow, rel=0.05)
+    assert found.peak == pytest.approx(wanted.each + narrow, rel=0.05)
     assert found.flops == pytest.approx(wanted.flops, rel=0.05)
 
 
 @pytest.mark.parametrize(
-    ("stage", "side"),
+    ("family", "stage", "side"),
     [
-        ("diffusion", 1024),
-        pytest.param("alignment", 512, marks=pytest.mark.slow),
+        (FAMILIES[0], "diffusion", 1024),
+        (FAMILIES[2], "diffusion", 1024),
+        pytest.param(FAMILIES[0], "alignment", 512, marks=pytest.mark.slow),
+        pytest.param(FAMILIES[2], "alignment", 512, marks=pytest.mark.slow),
     ],
+    ids=lambda one: getattr(one, "name", one),
 )
-def test_the_plan_is_what_the_virtual_card_counts(card, stage, side):
-    compare(FAMILIES[0], FEW, STAGES[stage], side)
+def test_the_plan_is_what_the_virtual_card_counts(card, family, stage, side):
+    compare(family, FEW, STAGES[stage], side)
 
 
 @pytest.mark.slow
