@@ -146,14 +146,25 @@ def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def flat_optimizer(state_dict: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return an optimizer's tensors by name, and the rest of its state_dict."""
+    """Return an optimizer's tensors by name, and the rest of its state_dict.
+
+    The states of 8 bits lie in a dict of their own inside a parameter's state.
+    """
     tensors, others = {}, {}
+
+    def put(name: str, value: Any, rest: dict[str, Any], key: str) -> None:
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, Mapping):
+            rest[key] = {}
+            for inner, own in value.items():
+                put(f"{name}/{inner}", own, rest[key], inner)
+        else:
+            rest[key] = value
+
     for number, state in state_dict["state"].items():
         for name, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{number}.{name}"] = value
-            else:
-                others.setdefault(str(number), {})[name] = value
+            put(f"optimizer.{number}.{name}", value, others.setdefault(str(number), {}), name)
     return tensors, {"groups": state_dict["param_groups"], "others": others}
 
 
@@ -162,7 +173,11 @@ def whole_optimizer(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> d
     state: dict[int, dict[str, Any]] = {int(k): dict(v) for k, v in rest["others"].items()}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
+        *folders, name = name.split("/")
+        place = state.setdefault(int(number), {})
+        for folder in folders:
+            place = place[folder]
+        place[name] = value
     groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in rest["groups"]]
     return {"state": state, "param_groups": groups}
 

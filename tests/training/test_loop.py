@@ -13,16 +13,17 @@ from pulid_pack.micro_world.renderer import boxes, keypoints, photo, render
 from pulid_pack.state_dicts import read_metadata
 from pulid_pack.training import distributed, loop, recorder, studio
 from pulid_pack.training.checkpoints import all_of, load, newest
-from pulid_pack.training.config import Optimizer, Stage
+from pulid_pack.training.config import Stage, from_tables
 from pulid_pack.training.dataset import batch
 from pulid_pack.training.draws import Order, normals
 from pulid_pack.training.folder import own_folder
 from pulid_pack.training.objective import Objective, Step, schedules
-from pulid_pack.training.optimization import Averaged, clip, optimizer_class, rate
+from pulid_pack.training.optimization import Averaged, clip, rate
 from pulid_pack.training.trainable import trainable
 from pulid_pack.training.validate import summed
 from standins.sdxl import tiny_sdxl
-from standins.small_runs import FIRST, SECOND, THIRD, rows, settings, train
+from standins.small_runs import FIRST, SECOND, THIRD, rows, settings, tables, train
+from torch.utils._pytree import tree_leaves
 
 
 def test_the_rate_of_a_stage():
@@ -285,10 +286,23 @@ def test_leakage_of_light_is_a_correlation():
     assert looked([0.1] * 4)[0].light is None and looked([0.1] * 4)[1].change == 1.0
 
 
-@pytest.mark.slow
-def test_eight_bit_adam_is_bitsandbytes():
-    bitsandbytes = pytest.importorskip("bitsandbytes")
-    assert optimizer_class(Optimizer(kind="adamw8bit")) is bitsandbytes.optim.AdamW8bit
+def test_eight_bit_adam_goes_on_where_it_stopped(tmp_path, drawn_people):
+    pytest.importorskip("bitsandbytes")
+
+    def eight_bit(name):
+        own = tables(tmp_path / name, [{**SECOND, "steps": 4}], checkpoint_every=10)
+        return from_tables({**own, "optimizer": {"kind": "adamw8bit"}}, tmp_path, "the test")
+
+    train(eight_bit("whole"), drawn_people)
+    with pytest.raises(loop.Interrupted):
+        train(eight_bit("stopped"), drawn_people, stop=lambda: True)
+    config = eight_bit("stopped")
+    saved = load(newest(config.folder / "checkpoints"), config.digest())
+    kept = [value for value in tree_leaves(saved.optimizer) if isinstance(value, torch.Tensor)]
+    assert torch.uint8 in {value.dtype for value in kept}
+    train(config, drawn_people, resume=True)
+    losses = [[row["total"] for row in rows(tmp_path / name)] for name in ("whole", "stopped")]
+    assert losses[0] == losses[1] and len(set(losses[0])) == 4
 
 
 def test_drawn_people_are_the_same_alone_and_in_a_crowd():
