@@ -12,7 +12,8 @@ from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.uses import FluxUse
 from . import types
-from .encode import encode_own
+from .applying import apply_identity_node, apply_photo_node
+from .encode import photo_inputs
 from .feedback import RunReport
 from .settings import (
     face_inputs,
@@ -78,8 +79,7 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, *links: Any, **settings: Any) -> io.NodeOutput:
-        report = RunReport(cls)
-        return io.NodeOutput(apply_use(report, *links, **settings), ui=report.output)
+        return apply_identity_node(cls, apply_use, links, settings)
 
 
 def apply_use(
@@ -114,13 +114,7 @@ class PuLIDFluxApply(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="FLUX.1 or Chroma; it is not modified itself."),
                 types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
-                types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP."),
-                types.FaceAnalysis.Input("face_analysis", tooltip="From Load InsightFace."),
-                io.Image.Input(
-                    "image",
-                    tooltip="A photo, or a batch of photos of the same person. A list "
-                    "of photos gives one image for each.",
-                ),
+                *photo_inputs("image"),
                 *strength_inputs(*STRENGTH),
                 mask_input(),
                 *timing_inputs(),
@@ -136,10 +130,7 @@ class PuLIDFluxApply(io.ComfyNode):
 
     @classmethod
     def execute(cls, pulid_model: PulidModel, **inputs: Any) -> io.NodeOutput:
-        encoded, shown, rest = encode_own(cls, pulid_model, inputs)
-        report = RunReport(cls)
-        model = apply_use(report, pulid_model=pulid_model, identity=encoded.identity, **rest)
-        return io.NodeOutput(model, ui={**shown, **report.output})
+        return apply_photo_node(cls, apply_use, pulid_model, inputs)
 
 
 NODES = [PuLIDFluxApply, PuLIDFluxApplyIdentity]

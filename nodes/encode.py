@@ -27,6 +27,19 @@ from .feedback import send_faces, show
 from .settings import face_inputs, points_inputs
 
 
+def photo_inputs(gives: str) -> list[io.Input]:
+    """Return photo, tower and face models; ``gives``: what each photo of a list makes."""
+    return [
+        types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP."),
+        types.FaceAnalysis.Input("face_analysis", tooltip="From Load InsightFace."),
+        io.Image.Input(
+            "image",
+            tooltip="A photo, or a batch of photos of the same person. A list "
+            f"of photos gives one {gives} for each.",
+        ),
+    ]
+
+
 class PuLIDFluxEncodeIdentity(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -39,13 +52,7 @@ class PuLIDFluxEncodeIdentity(io.ComfyNode):
             search_aliases=["pulid", "face", "identity", "PulidFluxFaceDetector"],
             inputs=[
                 types.any_model("pulid_model"),
-                types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP."),
-                types.FaceAnalysis.Input("face_analysis", tooltip="From Load InsightFace."),
-                io.Image.Input(
-                    "image",
-                    tooltip="A photo, or a batch of photos of the same person. A list "
-                    "of photos gives one identity for each.",
-                ),
+                *photo_inputs("identity"),
                 *face_inputs(optional=False),
                 *points_inputs(),
             ],
@@ -101,20 +108,6 @@ def encode_faces(
         raise ValueError(*error.args) from error  # its type stands in the history
     photos = read_photos(image)
     return encoded, photos, shown_faces(node, encoded, photos, face)
-
-
-def encode_own(
-    node: type[io.ComfyNode], pulid_model: PulidModel | PulidSDXLModel, inputs: dict[str, Any]
-) -> tuple[Encoded, dict[str, list], dict[str, Any]]:
-    """Encode a photo for a node that applies it too: the result, what to show, the other inputs.
-
-    One node, not an expansion into two: of an expansion's list of models ComfyUI keeps one.
-    """
-    asked = (*face_inputs(optional=True), *points_inputs())
-    names = {"eva_clip", "face_analysis", "image", *(i.id for i in asked)}
-    own = {name: value for name, value in inputs.items() if name in names}
-    encoded, _, shown = encode_faces(node, pulid_model, **own)
-    return encoded, shown, {name: inputs[name] for name in inputs.keys() - names}
 
 
 def shown_faces(

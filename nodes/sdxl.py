@@ -14,7 +14,8 @@ from ..pulid_sdxl.checkpoint import PulidSDXLModel
 from ..pulid_sdxl.id_attention import PROJECTIONS
 from ..pulid_sdxl.uses import METHODS, SDXLUse
 from . import types
-from .encode import encode_own
+from .applying import apply_identity_node, apply_photo_node
+from .encode import photo_inputs
 from .feedback import RunReport
 from .settings import (
     face_inputs,
@@ -105,8 +106,7 @@ class PuLIDSDXLApplyIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, *links: Any, **settings: Any) -> io.NodeOutput:
-        report = RunReport(cls)
-        return io.NodeOutput(apply_use(report, *links, **settings), ui=report.output)
+        return apply_identity_node(cls, apply_use, links, settings)
 
 
 def apply_use(
@@ -144,13 +144,7 @@ class PuLIDSDXLApply(io.ComfyNode):
             search_aliases=["pulid", "sdxl", "ApplyPulid", "face swap", "face id", "identity"],
             inputs=[
                 *apply_inputs(
-                    types.EvaClip.Input("eva_clip", tooltip="From Load EVA-CLIP."),
-                    types.FaceAnalysis.Input("face_analysis", tooltip="From Load InsightFace."),
-                    io.Image.Input(
-                        "image",
-                        tooltip="A photo, or a batch of photos of the same person. A list "
-                        "of photos gives one image for each.",
-                    ),
+                    *photo_inputs("image"),
                 ),
                 *face_inputs(optional=True),
                 *region_inputs(),
@@ -163,10 +157,7 @@ class PuLIDSDXLApply(io.ComfyNode):
 
     @classmethod
     def execute(cls, pulid_model: PulidSDXLModel, **inputs: Any) -> io.NodeOutput:
-        encoded, shown, rest = encode_own(cls, pulid_model, inputs)
-        report = RunReport(cls)
-        model = apply_use(report, pulid_model=pulid_model, identity=encoded.identity, **rest)
-        return io.NodeOutput(model, ui={**shown, **report.output})
+        return apply_photo_node(cls, apply_use, pulid_model, inputs)
 
 
 NODES = [PuLIDSDXLApply, PuLIDSDXLApplyIdentity]
