@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from pulid_client.files import write_whole
 
 
 class Target:
@@ -30,17 +29,7 @@ class Target:
             return
         path = Path(self.path(name))
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(scratch, 0o644)  # mkstemp's files are for their owner alone
-            os.replace(scratch, path)
-        except BaseException:
-            os.unlink(scratch)
-            raise
+        write_whole(path, content)
 
     def get(self, name: str) -> bytes:
         """Return a file's content; FileNotFoundError if there is none."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from .plan import Cell, Job, file_name
+from pulid_client.files import UNFINISHED, write_whole
 
-UNFINISHED = ".unfinished-"
+from .plan import Cell, Job, file_name
 
 
 class Folder:
@@ -42,17 +39,5 @@ class Folder:
 
 
 def write(path: Path, data: bytes | str) -> None:
-    """Write a file in one step: it is there whole, also after a power cut, or it is not there."""
-    data = data.encode() if isinstance(data, str) else data
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's files are for their owner alone
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
+    """Write a file in one step."""
+    write_whole(path, data.encode() if isinstance(data, str) else data)
