@@ -45,6 +45,15 @@ def keypoints(people: People, side: int = 64) -> Tensor:
     return (torch.cat(places, 1) + 1) / 2 * side
 
 
+def photo_keypoints(people: People, side: int = 64) -> Tensor:
+    """Return the same five points in the photos, [B, 5, 2] in pixels."""
+    places = [
+        torch.cat([px * PHOTO_SCALE, PHOTO_HEIGHT + py * PHOTO_SCALE], -1)
+        for px, py in features.five_points(people)
+    ]
+    return (torch.cat(places, 1) + 1) / 2 * side
+
+
 def boxes(people: People, side: int = 64) -> Tensor:
     """Return the heads' boxes in the scenes, left, top, right, bottom: [B, 4] in pixels."""
     x, scale, y = (torch.as_tensor(v).reshape(-1) for v in placed(people))

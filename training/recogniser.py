@@ -53,21 +53,25 @@ class Recogniser:
         return Recogniser(self.net.to(device), self.mean, self.scale)
 
 
-def warp(pictures: Tensor, points: Tensor) -> Tensor:
-    """pictures [B, 3, H, W], points [B, 5, 2] -> crops [B, 3, 112, 112], black outside; bilinear.
+def warp(
+    pictures: Tensor, points: Tensor, template: Tensor | None = None, side: int = SIDE
+) -> Tensor:
+    """pictures [B, 3, H, W], points [B, 5, 2] -> crops [B, 3, 112, 112], 0 outside; bilinear.
 
     As insightface's norm_crop: the similarity transform that lays the points on the template with
-    the least squares. In the plane of complex numbers it is w = a · z + b.
+    the least squares. In the plane of complex numbers it is w = a · z + b. ``template`` [5, 2] and
+    ``side``: of another crop than the recognisers'.
     """
     z = torch.view_as_complex(points.double().contiguous())
-    w = torch.view_as_complex(torch.tensor(TEMPLATE, dtype=torch.float64))
+    fixed = torch.tensor(TEMPLATE) if template is None else template
+    w = torch.view_as_complex(fixed.double().contiguous())
     z0, w0 = z.mean(-1, keepdim=True), w.mean()
     a = ((z - z0).conj() * (w - w0)).sum(-1, keepdim=True) / (z - z0).abs().square().sum(
         -1, keepdim=True
     )
-    axis = torch.arange(SIDE, dtype=torch.float64)
-    pixel = torch.complex(axis[None, :].expand(SIDE, -1), axis[:, None].expand(-1, SIDE))
-    source = (pixel - w0) / a[..., None] + z0[..., None]  # [B, 112, 112]
+    axis = torch.arange(side, dtype=torch.float64)
+    pixel = torch.complex(axis[None, :].expand(side, -1), axis[:, None].expand(-1, side))
+    source = (pixel - w0) / a[..., None] + z0[..., None]  # [B, side, side]
     size = torch.tensor(pictures.shape[:1:-1], dtype=torch.float64)  # width, height
     grid = torch.view_as_real(source) * 2 / (size - 1) - 1
     return torch.nn.functional.grid_sample(

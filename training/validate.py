@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
+from ..measure.disruption import difference, outside_faces
 from . import branch
 from .dataset import Pictures, Sample, conditions
 from .draws import normals
@@ -84,18 +85,15 @@ def measure(
     objective: Objective, sample: Sample, photo: Tensor, drawn: Sequence[Tensor]
 ) -> dict[str, list[float]]:
     """Return one person's figures, a number for each picture."""
-    outside = torch.ones_like(photo)
-    left, top, right, bottom = (max(0, round(v)) for v in sample.box.tolist())
-    outside[..., top:bottom, left:right] = 0
+    outside = outside_faces(photo.shape[-2:], [sample.box.numpy()], grow=0.0)
     plain = drawn[0]
+    first, *others = (one[0].movedim(0, -1).numpy() for one in drawn)
     luma = torch.tensor(LUMA).view(3, 1, 1)
+    face = (photo * luma).sum(1)[0][torch.from_numpy(~outside)]
     found = {
-        "change": [
-            float(((one - plain).abs() * outside).sum() / outside.sum().clamp_min(1)) * 255
-            for one in drawn
-        ],
+        "change": [0.0, *(255 * (difference(first, one, outside) or 0.0) for one in others)],
         "lit": [float(((one - plain) * luma).sum(1).mean()) for one in drawn],
-        "photo": [float(((photo * luma).sum(1) * (1 - outside[:, 0])).sum())] * len(drawn),
+        "photo": [float(face.sum())] * len(drawn),
     }
     judge = objective.models.judge
     if judge is not None:

@@ -1,0 +1,65 @@
+"""Drawn people as a training set: scenes, photos and prompts, made where they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..training.dataset import Pictures, Sample
+from ..training.recogniser import warp
+from .crops import tower_crops
+from .flux import POOLED, text_of
+from .people import draw_people
+from .pool import CHUNK, SIDE
+from .renderer import boxes, keypoints, photo, photo_keypoints, render
+from .school import TOWER
+from .world import World
+
+TRAINED, HELD_OUT = 11, 12  # seeds: people of the training set, and of validation
+OTHER_DAY = 100  # added to a seed: other words and light of the same people
+
+
+@torch.no_grad()
+def album(
+    world: World, trained: int, held_out: int, seed: int = 0, same_day: bool = True
+) -> Pictures:
+    """Return so many people to train on and to validate with, no two pictures of the same one.
+
+    ``same_day``: the training photos have their scenes' light, as a face cut from a training
+    picture has. The photos of validation never do.
+    """
+    first = samples(world, trained, TRAINED + 1000 * seed, same_day)
+    others = samples(world, held_out, HELD_OUT + 1000 * seed, False)
+    every = first + others
+    return Pictures(every.__getitem__, range(len(first)), range(len(first), len(every)))
+
+
+def samples(world: World, count: int, seed: int, same_day: bool) -> list[Sample]:
+    """Return a sample of each person of a seed."""
+    people = draw_people(count, seed)
+    sitters = people
+    if not same_day:
+        sitters = replace(draw_people(count, seed + OTHER_DAY), identity=people.identity)
+    latents, crops, vectors = [], [], []
+    for row in range(0, count, CHUNK):
+        part = slice(row, row + CHUNK)
+        latents.append(world.codec.encode(render(people[part], SIDE)))
+        photos = photo(sitters[part], SIDE)
+        points = photo_keypoints(sitters[part], SIDE)
+        vectors.append(world.recogniser(2 * warp(photos, points) - 1))
+        crops.append(tower_crops(255 * photos, points, TOWER.side * TOWER.patch))
+    text, heads = text_of(people), boxes(people, SIDE)
+    points = keypoints(people, SIDE)
+    crop = as_crop(torch.cat(crops))
+    every = (torch.cat(latents), crop, torch.cat(vectors), text, heads, points)
+    return [
+        Sample(f"person {seed} {n}", latent, crop, vector, text, torch.zeros(POOLED), box, five)
+        for n, (latent, crop, vector, text, box, five) in enumerate(zip(*every, strict=True))
+    ]
+
+
+def as_crop(crops: Tensor) -> Tensor:
+    """Return byte crops [N, 3, S, S] as training keeps them, [N, S, S, 3] in 0..1."""
+    return crops.movedim(1, -1).float() / 255
