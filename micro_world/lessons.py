@@ -37,11 +37,12 @@ def learn(
     loss: Callable[[int], Tensor],
     folder: Path,
     tell: Callable[[str], None],
+    every: int = SAVE_EVERY,
 ) -> dict[str, Tensor]:
     """Train ``module`` and return its averaged weights; ``loss`` gets the step's number.
 
-    What is in ``folder`` from before is gone on from; the same numbers come out as without an
-    interruption.
+    What is in ``folder`` from before, saved after each ``every`` steps, is gone on from; the same
+    numbers come out as without an interruption.
     """
     path = folder / f"{lesson.name}.state.pt"
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -70,7 +71,7 @@ def learn(
         now = float(value.detach())
         running = now if running is None else 0.98 * running + 0.02 * now
         done = step + 1
-        if done % SAVE_EVERY == 0 or done == lesson.steps:
+        if done % every == 0 or done == lesson.steps:
             seconds = time.monotonic() - start
             tell(
                 f"{lesson.name}: step {done} of {lesson.steps}, loss {running:.4f}, {seconds:.0f} s"
