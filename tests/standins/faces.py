@@ -194,11 +194,12 @@ def zeros(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def write_parsing(path: Path) -> Path:
+def write_parsing(path: Path, bluish: float = 0.08) -> Path:
     """Write a BiSeNet that calls clearly bluish pixels background (0) and all others skin (1).
 
-    ``path`` is a folder, which gets the real file name, or a file. It works at an eighth of the
-    crop's resolution; a grey photo is skin everywhere.
+    Clearly: blue is ``bluish`` above red, of 1. ``path`` is a folder, which gets the real file
+    name, or a file. It works at an eighth of the crop's resolution; a grey photo is skin
+    everywhere.
     """
     from facexlib.parsing.bisenet import BiSeNet
 
@@ -222,7 +223,7 @@ def write_parsing(path: Path) -> Path:
     tensors["conv_out.conv.conv.weight"][0, 0, 1, 1] = 1
     carry("conv_out.conv.bn")
     # Channel 1 of the last layer is a constant to compare with; ffm multiplies by 1.5.
-    tensors["conv_out.conv.bn.bias"][1] = 0.08 * 1.5
+    tensors["conv_out.conv.bn.bias"][1] = bluish * 1.5
     tensors["conv_out.conv_out.weight"][0, 0] = 1
     tensors["conv_out.conv_out.weight"][1, 1] = 1
     return write_weights(path, "parsing_bisenet.pth", tensors)
