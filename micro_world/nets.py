@@ -14,13 +14,13 @@ from .people import WORDS
 
 CELL = 32  # pixels of a cell of the finder: the one stride of SCRFD's three that it answers at
 FINDER_SHRINK = 8  # the finder looks at an eighth of the pixels
-ANCHORS = 2  # of SCRFD, in each cell; the second never fires
+GROUPS = 4  # of channels that are normalised together
 
 
 def convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Return a 3x3 convolution, its norm and ReLU."""
+    """Return a 3x3 convolution, its norm (not over the batch, whose kinds differ) and ReLU."""
     layer = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(layer, nn.GroupNorm(GROUPS, outputs), nn.ReLU())
 
 
 class Recogniser(nn.Module):
