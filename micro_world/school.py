@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -153,11 +154,14 @@ def finder(pool: Pool) -> Weights:
             at = (points[rows] * scale + corner) * FINDER_SHRINK / CELL
             box = around(points[rows]) if heads is None else heads[rows]
             box = (box * scale + corner.repeat(2)) * FINDER_SHRINK / CELL
-            cell = at.mean(1).floor().long().clamp(0, cells - 1)  # x, y
-            place = (torch.arange(FINDER.batch), cell[:, 1], cell[:, 0])
-            there[place] = 1.0
-            sides = torch.cat([cell - box[:, :2], box[:, 2:] - cell], 1)
-            wanted[place] = torch.cat([sides, (at - cell[:, None]).flatten(1)], 1)
+            # sure in the four cells around the face's middle: which is nearest is a hair's breadth
+            for step_x, step_y in product((0, 1), repeat=2):
+                cell = at.mean(1).floor().long() + torch.tensor([step_x, step_y])
+                cell = cell.clamp(0, cells - 1)  # x, y
+                place = (torch.arange(FINDER.batch), cell[:, 1], cell[:, 0])
+                there[place] = 1.0
+                sides = torch.cat([cell - box[:, :2], box[:, 2:] - cell], 1)
+                wanted[place] = torch.cat([sides, (at - cell[:, None]).flatten(1)], 1)
         score, sides, five = net.cells(canvas)
         found = torch.cat([sides, five], 1).movedim(1, -1)
         sure = binary_cross_entropy_with_logits(score[:, 0], there)
