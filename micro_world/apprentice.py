@@ -37,11 +37,11 @@ def train_variant(
     own = folder / f"seed {seed}" / variant.replace(":", "")
     config = recipe(variant, own, seed, start)
     file = own / f"{config.adapter.name}.safetensors"
-    begun = bool(all_of(own / "checkpoints")) if (own / "checkpoints").is_dir() else False
-    if begun and all_of(own / "checkpoints")[-1].stem.endswith(f"{config.steps:08d}"):
+    begun = all_of(own / "checkpoints")
+    if begun and begun[-1].stem.endswith(f"{config.steps:08d}"):
         return file
     tell(f"seed {seed}: training {variant}, {config.steps} steps")
     models = world.models()
     with torch.inference_mode(False):
         adapter = make_adapter(config, models, pictures.sample(0))
-        return loop.train(config, models, pictures, adapter, Group(), resume=begun)
+        return loop.train(config, models, pictures, adapter, Group(), resume=bool(begun))

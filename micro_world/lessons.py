@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
+import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ..training.checkpoints import Checkpoint, all_of, load, save
 from ..training.config import Stage
 from ..training.optimization import Averaged, clip, rate
 
@@ -30,6 +30,10 @@ class Lesson:
     warmup: int = 100
     decay: float = 0.01
 
+    def digest(self) -> str:
+        """Return a fingerprint of the settings."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
 
 def learn(
     lesson: Lesson,
@@ -42,23 +46,21 @@ def learn(
     """Train ``module`` and return its averaged weights; ``loss`` gets the step's number.
 
     What is in ``folder`` from before, saved after each ``every`` steps, is gone on from; the same
-    numbers come out as without an interruption.
+    numbers come out as without an interruption. Raises ValueError where that is of other settings.
     """
-    path = folder / f"{lesson.name}.state.pt"
+    kept = folder / lesson.name
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 0.0, (0.9, 0.99), weight_decay=lesson.decay)
     averaged = Averaged(module, DECAY)
-    begin, spent = 0, 0.0
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        if state["lesson"] != json.dumps(asdict(lesson)):
-            raise ValueError(f"{path} is of other settings. Delete it, or take another folder.")
-        module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        averaged.load(state["averaged"])
-        begin, spent = state["step"], state["seconds"]
+    begin = 0
+    if found := all_of(kept):
+        state = load(found[-1], lesson.digest())
+        module.load_state_dict(state.weights, strict=False)
+        optimizer.load_state_dict(state.optimizer)
+        averaged.load(state.averaged)
+        begin = state.step
     schedule = Stage(lesson.name, lesson.steps, lesson.rate, "cosine", lesson.warmup)
-    start, running = time.monotonic() - spent, None
+    start, running = time.monotonic(), None
     for step in range(begin, lesson.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate(schedule, step)
@@ -73,17 +75,9 @@ def learn(
         done = step + 1
         if done % every == 0 or done == lesson.steps:
             seconds = time.monotonic() - start
-            tell(
-                f"{lesson.name}: step {done} of {lesson.steps}, loss {running:.4f}, {seconds:.0f} s"
-            )
-            state = {"lesson": json.dumps(asdict(lesson)), "step": done, "seconds": seconds}
-            state |= {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
-            save(path, {**state, "averaged": averaged.weights})
+            where = f"step {done} of {lesson.steps}"
+            tell(f"{lesson.name}: {where}, loss {running:.4f}, {seconds:.0f} s")
+            own = dict(module.named_parameters())
+            state = (done, 0, lesson.digest(), own, averaged.weights, optimizer.state_dict())
+            save(Checkpoint(*state), kept, 1)
     return {**module.state_dict(), **averaged.weights}
-
-
-def save(path: Path, state: dict) -> None:
-    """Write a file whole or not at all."""
-    other = path.with_suffix(".part")
-    torch.save(state, other)
-    os.replace(other, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,12 +10,12 @@ from pathlib import Path
 
 import comfy.latent_formats
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ..training.recogniser import warp
 from .codec import Codec, fit
-from .lessons import save
 from .people import People, draw_people
 from .renderer import photo, render
 
@@ -44,15 +45,17 @@ class Pool:
 
     def drawn(self, name: str, people: People, draw: Callable[[People], Tensor]) -> Tensor:
         """Return pictures [SEEN, 3, 64, 64] in 0..255, drawn once."""
-        path = self.folder / f"{name}.pt"
+        path = self.folder / f"{name}.safetensors"
         if not path.exists():
             self.tell(f"drawing {len(people)} {name}")
             chunks = [
                 (255 * draw(people[row : row + CHUNK])).round().byte()
                 for row in range(0, len(people), CHUNK)
             ]
-            save(path, {"pictures": torch.cat(chunks)})
-        return torch.load(path, weights_only=True, mmap=True)["pictures"]
+            half = path.with_suffix(".part")
+            save_file({name: torch.cat(chunks)}, half)
+            os.replace(half, path)
+        return load_file(path)[name]
 
     @cached_property
     def pictures(self) -> Tensor:

@@ -56,7 +56,7 @@ def test_an_interrupted_lesson_ends_as_an_undisturbed_one(tmp_path):
         run(tmp_path / "stopped", stop=5)
     again = run(tmp_path / "stopped")
     assert all(torch.equal(whole[key], again[key]) for key in whole)
-    with pytest.raises(ValueError, match="is of other settings"):
+    with pytest.raises(ValueError, match="was made with other settings"):
         learn(Lesson("line", 7, 4, 1e-2), torch.nn.Linear(3, 2), None, tmp_path / "whole", print)
 
 
