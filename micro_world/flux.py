@@ -21,6 +21,12 @@ HIDDEN = 128  # the fewest: the rotary dimensions of one head
 DEPTHS = (3, 3)  # double and single blocks
 
 
+class Whole(comfy.ops.disable_weight_init):
+    """Layers that have weights at once: under dynamic VRAM the host's Linear gets them late."""
+
+    Linear = torch.nn.Linear
+
+
 def sizes(depths: tuple[int, int] = DEPTHS) -> dict[str, Any]:
     """Return what ComfyUI's Flux is made with."""
     return {
@@ -46,7 +52,7 @@ def sizes(depths: tuple[int, int] = DEPTHS) -> dict[str, Any]:
 def random_flux(depths: tuple[int, int] = DEPTHS, seed: int = 0) -> dict[str, Tensor]:
     """Return random weights, float32, that begin near the identity: what comes in comes out."""
     where = {"device": "meta", "dtype": torch.float32}
-    net = Flux(operations=comfy.ops.disable_weight_init, **sizes(depths), **where)
+    net = Flux(operations=Whole, **sizes(depths), **where)
     weights = {}
     for number, (key, value) in enumerate(sorted(net.state_dict().items())):
         if value.ndim == 2:

@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(config, items):
     The files that take longest come first, so that two processes end at about the same time.
     """
     left_out = [] if config.getoption("--long") else ["slow"]
-    left_out += ["server", "browser"] if config.getoption("--switches") else []
+    left_out += ["server", "browser", "own_switches"] if config.getoption("--switches") else []
     gpu = config.getoption("--gpu")
 
     def wanted(item) -> bool:

@@ -26,6 +26,8 @@ from bench.true_size import (
 )
 from bench.virtual_card import virtual_card
 
+pytestmark = pytest.mark.own_switches
+
 FEW, MORE = (2, 2), (3, 5)  # double and single blocks: 2 and 4 of them take identity
 BLOCKS = 2
 TOKENS = 4096  # of 1024 x 1024 pixels

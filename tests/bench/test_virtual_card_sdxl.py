@@ -22,6 +22,8 @@ from bench.true_sdxl import (
 from bench.true_size import forward, prepare
 from bench.virtual_card import GIB, can_be_dynamic, virtual_card
 
+pytestmark = pytest.mark.own_switches
+
 PIXELS = {640: 64 * 64, 1280: 32 * 32}  # image tokens of a layer at 1024 x 1024, by its width
 
 

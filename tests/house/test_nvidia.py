@@ -36,6 +36,8 @@ from bench.true_size import (
 )
 from bench.virtual_card import GIB, can_be_dynamic, virtual_card
 
+pytestmark = pytest.mark.own_switches
+
 CARD = torch.device("cuda", 0)
 SECOND = torch.device("cuda", 1)
 FEW = (2, 2)  # double and single blocks; the first of each takes identity

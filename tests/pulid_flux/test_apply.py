@@ -19,6 +19,7 @@ from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from pulid_pack.pulid_flux.apply import foreign_kind
 from standins.flux import random_weights
 from standins.lab import load_model, person, small_flux, small_pulid
+from standins.shapes import shapes_of
 
 SIZES = {
     "in_channels": 16,
@@ -60,14 +61,8 @@ def loaded(**changes) -> ModelPatcher:
     if unknown := changes.keys() - known.keys():
         pytest.skip(f"this ComfyUI's FLUX has no {sorted(unknown)}")
     sizes = {k: v for k, v in (SIZES | changes).items() if k in known}
-    module = comfy.ldm.flux.model.Flux(
-        image_model="flux",
-        device="meta",
-        dtype=torch.float32,
-        operations=comfy.ops.disable_weight_init,
-        **sizes,
-    )
-    shapes = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    flux = comfy.ldm.flux.model.Flux
+    shapes = shapes_of(flux, image_model="flux", dtype=torch.float32, **sizes)
     return load_model(random_weights(shapes, torch.Generator().manual_seed(1)), torch.float32)
 
 
@@ -136,9 +131,9 @@ def radiance() -> ModelPatcher:
     config = comfy.supported_models.ChromaRadiance(sizes)
     config.set_inference_dtype(torch.float32, None)
     model = comfy.model_base.ChromaRadiance(config, device="cpu")
-    draw = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.05)
+    net, draw = model.diffusion_model, torch.Generator().manual_seed(1)
+    shapes = shapes_of(type(net), **config.unet_config)
+    net.load_state_dict({k: 0.05 * torch.randn(v, generator=draw) for k, v in shapes.items()})
     cpu = torch.device("cpu")
     return ModelPatcher(model, load_device=cpu, offload_device=cpu)
 

@@ -21,6 +21,7 @@ from pulid_pack.pulid_sdxl.checkpoint import PulidSDXLModel, from_state_dict
 from torch import Tensor
 
 from standins.sdxl_files import mlp_shapes
+from standins.shapes import shapes_of
 
 GOLDEN = places.GOLDEN / "sdxl"
 MANIFEST = json.loads((GOLDEN / "sdxl_manifest.json").read_text())
@@ -87,18 +88,6 @@ TINY = {
     "adm_in_channels": 1568,
 }
 TINY_LAYERS = 1 + 2 + 6 + 1  # input, output, middle
-
-
-class Whole(comfy.ops.disable_weight_init):
-    """Layers that have weights at once: under dynamic VRAM the host's Linear gets them late."""
-
-    Linear = torch.nn.Linear
-
-
-def shapes_of(kind: type[torch.nn.Module], **config) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the weights of a module of the host."""
-    module = kind(**config, device="meta", operations=Whole)
-    return {key: tuple(weight.shape) for key, weight in module.state_dict().items()}
 
 
 def tiny_sdxl(dtype: torch.dtype = torch.float32, seed: int = 1, **changes) -> ModelPatcher:

@@ -13,6 +13,8 @@ from bench.true_size import DEPTHS, true_model
 from bench.true_training import counted
 from bench.virtual_card import virtual_card
 
+pytestmark = pytest.mark.own_switches
+
 FEW = (2, 3)
 BRANCH = {"branch_steps": 3, "gradient_steps": 2}
 STAGES = {

@@ -16,6 +16,7 @@ from pulid_pack.training.samples import Conditions, Features
 from pulid_pack.training.trainable import base_of, trainable
 from standins.flux import TEXT_POOLED, TEXT_WIDTH, random_weights
 from standins.lab import sample, small_flux
+from standins.shapes import shapes_of
 from standins.training import KINDS, errors, noise, photos, random_adapter
 
 DEPTHS = {"depth": 3, "depth_single": 5}  # identity after double 0, 2 and single 0, 4
@@ -64,7 +65,7 @@ def in_memory(config, kind, sizes):
     config = config(sizes)
     config.set_inference_dtype(torch.float32, None)
     base = kind(config, device="cpu")
-    shapes = {k: tuple(v.shape) for k, v in base.diffusion_model.state_dict().items()}
+    shapes = shapes_of(type(base.diffusion_model), **config.unet_config)
     weights = random_weights(shapes, torch.Generator().manual_seed(1))
     base.diffusion_model.load_state_dict(weights)
     device = torch.device("cpu")

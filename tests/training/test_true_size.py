@@ -25,6 +25,8 @@ from bench.true_size import DEPTHS, TEXT_TOKENS, true_model
 from bench.virtual_backward import backward, mixed_precision
 from bench.virtual_card import GIB, virtual_card
 
+pytestmark = pytest.mark.own_switches
+
 FEW = (1, 1)
 SIGMAS = [1.0, 0.5, 0.0]
 CASES = [("FLUX.1-dev", torch.float8_e4m3fn, FEW)]
