@@ -44,6 +44,14 @@ def walk(root: Any, gradient: Tensor) -> None:
     """
     gc.collect()
     gc.freeze()  # what is there already need not be looked at again
+    try:
+        visit(root, gradient)
+    finally:
+        gc.unfreeze()
+
+
+def visit(root: Any, gradient: Tensor) -> None:
+    """Run the nodes of ``walk``."""
     waiting = users(root)
     given: dict[Any, dict[int, Tensor]] = {root: {0: gradient}}
     ready = [(-root._sequence_nr(), 0, root)]
@@ -67,7 +75,6 @@ def walk(root: Any, gradient: Tensor) -> None:
                 count += 1
                 heapq.heappush(ready, (-after._sequence_nr(), count, after))
         gc.collect()
-    gc.unfreeze()
 
 
 def users(root: Any) -> dict[Any, int]:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import hosting  # noqa: E402
-from train import load_host  # noqa: E402
+from train import load_host, say  # noqa: E402
 
 OUTPUT = ROOT / "output" / "ablation"
 
@@ -40,18 +40,11 @@ def main(arguments: list[str]) -> int:
     world = read_world(options.world or TRAINED)
     options.folder.mkdir(parents=True, exist_ok=True)
     found = compare(world, options.folder, options.seeds, options.people, say)
-    text = table(found)
-    (options.folder / "table.md").write_text(text, encoding="utf-8")
+    (options.folder / "table.md").write_text(table(found), encoding="utf-8")
     (options.folder / "figures.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    grid(world, options.folder, options.seeds[0]).save(options.folder / "grid.png")
-    say(text)
+    grid(world, options.folder, options.seeds[0], say).save(options.folder / "grid.png")
+    say(f"{options.folder} has table.md, grid.png and figures.json")
     return 0
-
-
-def say(text: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from ..training.dataset import Pictures, Sample
 from ..training.recogniser import warp
 from .crops import tower_crops
 from .flux import POOLED, text_of
-from .people import draw_people
+from .people import People, draw_people
 from .pool import CHUNK, SIDE
 from .renderer import boxes, keypoints, photo, photo_keypoints, render
 from .school import TOWER
@@ -22,26 +22,27 @@ OTHER_DAY = 100  # added to a seed: other words and light of the same people
 
 
 @torch.no_grad()
-def album(
-    world: World, trained: int, held_out: int, seed: int = 0, same_day: bool = True
-) -> Pictures:
+def album(world: World, trained: int, held_out: int, seed: int) -> Pictures:
     """Return so many people to train on and to validate with, no two pictures of the same one.
 
-    ``same_day``: the training photos have their scenes' light, as a face cut from a training
-    picture has. The photos of validation never do.
+    The training photos have their scenes' light, as a face cut from a training picture has; the
+    photos of validation do not.
     """
-    first = samples(world, trained, TRAINED + 1000 * seed, same_day)
-    others = samples(world, held_out, HELD_OUT + 1000 * seed, False)
+    first = samples(world, trained, TRAINED + 1000 * seed, same_day=True)
+    others = samples(world, held_out, HELD_OUT + 1000 * seed, same_day=False)
     every = first + others
     return Pictures(every.__getitem__, range(len(first)), range(len(first), len(every)))
+
+
+def on_another_day(people: People, seed: int) -> People:
+    """Return the people of a seed with other words and light, as their photos show them."""
+    return replace(draw_people(len(people), seed + OTHER_DAY), identity=people.identity)
 
 
 def samples(world: World, count: int, seed: int, same_day: bool) -> list[Sample]:
     """Return a sample of each person of a seed."""
     people = draw_people(count, seed)
-    sitters = people
-    if not same_day:
-        sitters = replace(draw_people(count, seed + OTHER_DAY), identity=people.identity)
+    sitters = people if same_day else on_another_day(people, seed)
     latents, crops, vectors = [], [], []
     for row in range(0, count, CHUNK):
         part = slice(row, row + CHUNK)

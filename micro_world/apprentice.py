@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,32 +18,38 @@ from .album import album
 from .recipes import VARIANTS, recipe
 from .world import World
 
-PEOPLE, HELD_OUT = 4096, 16
+PEOPLE, VALIDATED = 4096, 16  # people to train on, and to validate with
 
 
-def train_variant(
-    world: World,
-    variant: str,
-    folder: Path,
-    seed: int,
-    tell: Callable[[str], None],
-    pictures: Pictures | None = None,
-) -> Path:
-    """Train a variant, and first those that it goes on from; return its PuLID file.
+@dataclass(frozen=True)
+class Apprentice:
+    """The adapters of one seed, in ``folder``; ``tell`` gets lines of progress."""
 
-    What is in ``folder`` already is gone on from, or left as it is where it is done.
-    """
-    pictures = pictures or album(world, PEOPLE, HELD_OUT, seed)
-    before, _ = VARIANTS[variant]
-    start = train_variant(world, before, folder, seed, tell, pictures) if before else None
-    own = folder / f"seed {seed}" / variant.replace(":", "")
-    config = recipe(variant, own, seed, start)
-    file = own / f"{config.adapter.name}.safetensors"
-    begun = all_of(own / "checkpoints")
-    if begun and begun[-1].stem.endswith(f"{config.steps:08d}"):
-        return file
-    tell(f"seed {seed}: training {variant}, {config.steps} steps")
-    models = world.models()
-    with torch.inference_mode(False):
-        adapter = make_adapter(config, models, pictures.sample(0))
-        return loop.train(config, models, pictures, adapter, Group(), resume=bool(begun))
+    world: World
+    folder: Path
+    seed: int
+    tell: Callable[[str], None]
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        """The people of all variants."""
+        self.tell(f"seed {self.seed}: drawing {PEOPLE} people")
+        return album(self.world, PEOPLE, VALIDATED, self.seed)
+
+    def train(self, variant: str) -> Path:
+        """Return a variant's PuLID file, trained after those that it goes on from.
+
+        What is there already is gone on from, or left as it is where it is done.
+        """
+        before, _ = VARIANTS[variant]
+        start = self.train(before) if before else None
+        own = self.folder / f"seed {self.seed}" / variant.replace(":", "")
+        config = recipe(variant, own, self.seed, start)
+        begun = all_of(own / "checkpoints")
+        if begun and begun[-1].stem.endswith(f"{config.steps:08d}"):
+            return own / f"{config.adapter.name}.safetensors"
+        self.tell(f"seed {self.seed}: training {variant}, {config.steps} steps")
+        models = self.world.models()
+        with torch.inference_mode(False):
+            adapter = make_adapter(config, models, self.pictures.sample(0))
+            return loop.train(config, models, self.pictures, adapter, Group(), bool(begun))

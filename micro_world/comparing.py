@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import Tensor
 from ..training import adapter_files
 from ..training.dataset import Sample
 from ..training.trainable import trainable
-from .album import HELD_OUT, OTHER_DAY, samples
-from .apprentice import train_variant
+from .album import HELD_OUT, on_another_day, samples
+from .apprentice import Apprentice
 from .judging import Judged, correlation, draw, judge
-from .people import People, draw_people
+from .people import draw_people
 from .pool import SIDE
 from .recipes import SHIPPED, VARIANTS
 from .renderer import photo, render
@@ -43,12 +42,13 @@ def compare(
     with trainable(models.base, torch.float32, recompute=False) as base, torch.no_grad():
         plain = draw(models, base, None, own, prompts, 0.0, NOISE)
         nobody = judge(world, plain, plain, photos, people)
-        found["floor"] = figures(nobody, nobody, own)
+        found["floor"] = figures(nobody, own)
         true = world.vectors(world.judge)(render(draw_people(count, HELD_OUT), SIDE))[0]
         found["ceiling"] = float(torch.cosine_similarity(photos, true, dim=-1).mean())
     for seed in seeds:
+        apprentice = Apprentice(world, folder, seed, tell)
         for variant in VARIANTS:
-            path = train_variant(world, variant, folder, seed, tell)
+            path = apprentice.train(variant)
             tell(f"seed {seed}: judging {variant}")
             adapter = adapter_files.load(path)
             with trainable(models.base, torch.float32, recompute=False) as base, torch.no_grad():
@@ -56,7 +56,7 @@ def compare(
                 for weight in WEIGHTS:
                     pictures = draw(models, base, adapter, own, prompts, weight, NOISE)
                     judged = judge(world, pictures, plain, photos, people)
-                    rows[f"{weight:g}"] = figures(judged, nobody, own)
+                    rows[f"{weight:g}"] = figures(judged, own)
                     if weight == 1.0:
                         every = {k: v.tolist() for k, v in vars(judged).items()}
             kept = found["variants"].setdefault(variant, {})
@@ -70,16 +70,11 @@ def held_out(world: World, count: int) -> tuple[list[Sample], list[Sample], Tens
     people = draw_people(count, HELD_OUT)
     turned = [*range(1, count), 0]  # each gets the next one's prompt
     with torch.no_grad():
-        photos = world.vectors(world.judge)(photo(sitters_of(people), SIDE))[0]
+        photos = world.vectors(world.judge)(photo(on_another_day(people, HELD_OUT), SIDE))[0]
     return own, [own[i] for i in turned], photos, people[turned]
 
 
-def sitters_of(people: People) -> People:
-    """Return held-out people on another day, as their photos show them."""
-    return replace(draw_people(len(people), HELD_OUT + OTHER_DAY), identity=people.identity)
-
-
-def figures(judged: Judged, nobody: Judged, own: Sequence[Sample]) -> dict[str, float]:
+def figures(judged: Judged, own: Sequence[Sample]) -> dict[str, float]:
     """Return the means, and the standard error of the likeness."""
     bright = torch.stack([one.crop.mean() for one in own])
     count = len(judged.likeness)
@@ -88,7 +83,6 @@ def figures(judged: Judged, nobody: Judged, own: Sequence[Sample]) -> dict[str, 
         "error": float(judged.likeness.std() / count**0.5),
         "outside": float(judged.outside.mean()),
         "words": float(judged.words.mean()),
-        "words lost": float((nobody.words - judged.words).mean()),
         "light": correlation(bright, judged.light) if judged.light.std() > 0 else 0.0,
     }
 
@@ -164,16 +158,15 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def grid(world: World, folder: Path, seed: int) -> Image.Image:
+def grid(world: World, folder: Path, seed: int, tell: Tell) -> Image.Image:
     """Return a picture: a person a row, the photo, without identity, and each variant."""
     own, prompts, _, _ = held_out(world, SHOWN)
     people = draw_people(SHOWN, HELD_OUT)
-    models = world.models()
-    columns = {"photo": photo(sitters_of(people), SIDE)}
+    models, apprentice = world.models(), Apprentice(world, folder, seed, tell)
+    columns = {"photo": photo(on_another_day(people, HELD_OUT), SIDE)}
     with trainable(models.base, torch.float32, recompute=False) as base, torch.no_grad():
         columns["without"] = draw(models, base, None, own, prompts, 0.0, NOISE)
         for variant in VARIANTS:
-            path = train_variant(world, variant, folder, seed, lambda _: None)
-            adapter = adapter_files.load(path)
+            adapter = adapter_files.load(apprentice.train(variant))
             columns[variant] = draw(models, base, adapter, own, prompts, 1.0, NOISE)
     return sheet(columns)

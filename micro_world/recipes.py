@@ -22,12 +22,12 @@ BRANCH = {"branch_steps": 4, "gradient_steps": 3, "batch": 16}
 DIFFUSION = {"name": "diffusion", "steps": 500, "batch": 32, "rate": 1e-3, "warmup": 20}
 IDENTITY = {"steps": 220, "rate": 1e-3, "schedule": "cosine", "diffusion": 0.1, "id": 1.0, **BRANCH}
 ACCURATE = {"name": "identity", **IDENTITY}
-NAIVE = {"name": "naive", **IDENTITY, "id_on": "estimate", "diffusion": 1.0}
+NAIVE = {"name": "naive", **IDENTITY, "id_on": "estimate"}  # all else as in the accurate one
 ALIGNED = {**ACCURATE, "name": "alignment", "steps": 160, "rate": 4e-4}
 SEMANTIC = {**ALIGNED, "semantic": 10.0}
 BOTH = {**SEMANTIC, "layout": 5.0}
 
-# Each variant goes on from the one before the arrow.
+# Of each variant: which one it goes on from, and its own stages.
 VARIANTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "L_diff": ("", [DIFFUSION]),
     "+ naive L_id": ("L_diff", [NAIVE]),

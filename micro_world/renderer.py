@@ -21,7 +21,8 @@ GROUNDS = (
 PLACES = (-0.42, 0.0, 0.42)  # of the head in the scene, -1..1 from left to right
 SCALE, SCALE_BY = 0.50, 0.07  # of the head in the scene; what size adds
 HEIGHT, HEIGHT_BY = -0.08, 0.10
-PHOTO_SCALE, PHOTO_HEIGHT = 0.70, -0.02
+PHOTO = (0.0, 0.70, -0.02)  # x, scale and height of the head in the photo
+Place = tuple[Tensor | float, Tensor | float, Tensor | float]
 WHITE = 1.0
 
 
@@ -33,23 +34,24 @@ def render(people: People, side: int = 64) -> Tensor:
 def photo(people: People, side: int = 64) -> Tensor:
     """Return the aligned photos [B, 3, side, side] in 0..1: the head alone, on white."""
     white = torch.full((len(people), 3, side * SMOOTH, side * SMOOTH), WHITE)
-    return painted(people, side, (0.0, PHOTO_SCALE, PHOTO_HEIGHT), white, body=False)
+    return painted(people, side, PHOTO, white, body=False)
 
 
 def keypoints(people: People, side: int = 64) -> Tensor:
     """Return eyes, nose and corners of the mouth in the scenes, [B, 5, 2] in pixels."""
-    x, scale, y = placed(people)
-    places = [
-        torch.cat([x + px * scale, y + py * scale], -1) for px, py in features.five_points(people)
-    ]
-    return (torch.cat(places, 1) + 1) / 2 * side
+    return points_at(people, placed(people), side)
 
 
 def photo_keypoints(people: People, side: int = 64) -> Tensor:
     """Return the same five points in the photos, [B, 5, 2] in pixels."""
+    return points_at(people, PHOTO, side)
+
+
+def points_at(people: People, place: Place, side: int) -> Tensor:
+    """Return the five points [B, 5, 2] in pixels of heads at x, scale and y of ``place``."""
+    x, scale, y = place
     places = [
-        torch.cat([px * PHOTO_SCALE, PHOTO_HEIGHT + py * PHOTO_SCALE], -1)
-        for px, py in features.five_points(people)
+        torch.cat([x + px * scale, y + py * scale], -1) for px, py in features.five_points(people)
     ]
     return (torch.cat(places, 1) + 1) / 2 * side
 
@@ -104,7 +106,7 @@ def cast(people: People) -> Tensor:
 def painted(
     people: People,
     side: int,
-    place: tuple[Tensor | float, Tensor | float, Tensor | float],
+    place: Place,
     ground: Tensor,
     body: bool,
 ) -> Tensor:

@@ -25,6 +25,7 @@ from .crops import tower_crops
 from .flux import POOLED, as_model, random_flux, text_of
 from .lessons import Lesson, learn
 from .nets import CELL, FINDER_SHRINK, Finder, Recogniser, WordReader
+from .people import IDENTITY
 from .pool import SEEN, SIDE, Pool, faces, painted
 from .renderer import boxes, keypoints, photo_keypoints
 
@@ -39,6 +40,7 @@ JUDGE = Lesson("judge", 900, 128, 2e-3)
 READER = Lesson("reader", 700, 128, 1e-3)
 FINDER = Lesson("finder", 800, 32, 2e-3)
 EYES = Lesson("tower", 700, 128, 1e-3)
+LESSONS = (FINDER, RECOGNISER, JUDGE, READER, EYES, BASE)
 Weights = dict[str, Tensor]
 
 
@@ -178,9 +180,9 @@ def tower(pool: Pool) -> Weights:
     net = empty_tower()
     draw = generator(pool.seed, "tower")
     begin(net, draw)
-    both = nn.ModuleDict({"tower": net, "said": nn.Linear(14 + 3 * 4, TOWER.output)})
+    both = nn.ModuleDict({"tower": net, "said": nn.Linear(len(IDENTITY) + 3 * 4, TOWER.output)})
     begin(both["said"], draw)
-    crops = tower_crops(pool.photos, photo_keypoints(pool.sitters, SIDE), TOWER.side * 14)
+    crops = tower_crops(pool.photos, photo_keypoints(pool.sitters, SIDE), TOWER.side * TOWER.patch)
     words = torch.stack([pool.sitters.word(w) for w in ("hat", "glasses", "expression")], 1)
     said = nn.functional.one_hot(words, 4).flatten(1).float()
     said = torch.cat([4 * pool.sitters.identity - 2, said], 1)

@@ -47,7 +47,7 @@ KNOWS = {
     "pulid_sdxl": {"identity"},
     "measure": {"encoders"},
     "training": {"encoders", "identity", "measure", "pulid_flux", "pulid_sdxl"},
-    "micro_world": {"encoders", "measure", "training"},
+    "micro_world": {"encoders", "training"},
     "nodes": {"encoders", "identity", "measure", "pulid_flux", "pulid_sdxl"},
 }
 

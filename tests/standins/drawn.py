@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -23,10 +24,11 @@ JUDGE_PACK = "insightface/models/buffalo_l"
 PACK = Path(__file__).with_name("drawn_pack")  # loads its VAE and its prompts
 
 
-def write_drawn_models(folder: Path, networks: Path | None = None) -> Path:
-    """Write the models below ``folder`` and return it; ``networks``: trained ones, if others.
+def write_drawn_models(folder: Path, adapter: Path, networks: Path | None = None) -> Path:
+    """Write the models below ``folder`` and return it.
 
-    The pack has to be loaded as ``pulid_pack``.
+    adapter: a PuLID file of drawn people; networks: other ones than those that ship. The pack
+    has to be loaded as ``pulid_pack``.
     """
     from pulid_pack.micro_world import files
 
@@ -34,10 +36,10 @@ def write_drawn_models(folder: Path, networks: Path | None = None) -> Path:
     for file in (FLUX, VAE, *TEXT_ENCODERS, PULID, EVA_CLIP, PARSING, RETINAFACE):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
     save_file(dict(world.networks["base"]), folder / FLUX)
-    for file in (VAE, *TEXT_ENCODERS):  # only listed: drawn_pack reads its own
+    save_file(world.codec.state_dict(), folder / VAE)
+    for file in TEXT_ENCODERS:  # only listed: drawn_pack reads none
         save_file({"drawn": torch.zeros(1)}, folder / file)
-    if "adapter" in world.networks:
-        save_file(dict(world.networks["adapter"]), folder / PULID)
+    shutil.copy2(adapter, folder / PULID)  # as it is: its metadata says how the layers lie
     tower = {key: value.float() for key, value in world.networks["tower"].items()}
     torch.save(tower, folder / EVA_CLIP)
     for pack, finder, name, net in (

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import comfy.ops
 import torch
-
-
-class Whole(comfy.ops.disable_weight_init):
-    """Layers that have weights at once: under dynamic VRAM the host's Linear gets them late."""
-
-    Linear = torch.nn.Linear
+from pulid_pack.micro_world.flux import Whole
 
 
 def shapes_of(kind: type[torch.nn.Module], **config) -> dict[str, tuple[int, ...]]:

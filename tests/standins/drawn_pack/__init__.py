@@ -5,17 +5,19 @@ Everything after the loaders is ComfyUI's own. ComfyUI keeps a pack from replaci
 the mapping is set here by hand.
 """
 
+import folder_paths
+
 import nodes
 
 from .loaders import DrawnVAE, load_clip
 
 
 class DrawnVAELoader(nodes.VAELoader):
-    """The core loader with the same inputs; the file has to exist."""
+    """The core loader with the same inputs."""
 
     def load_vae(self, vae_name, **_):
-        """Return the drawn world's codec."""
-        return (DrawnVAE(),)
+        """Return the codec of a file."""
+        return (DrawnVAE(folder_paths.get_full_path_or_raise("vae", vae_name)),)
 
 
 class DrawnDualCLIPLoader(nodes.DualCLIPLoader):

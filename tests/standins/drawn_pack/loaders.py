@@ -8,6 +8,7 @@ from importlib import import_module
 import comfy.sd
 import torch
 from comfy.supported_models_base import ClipTarget
+from safetensors.torch import load_file
 from torch.nn.functional import interpolate
 
 ENLARGED = 2  # a latent is an eighth of what is shown, and a quarter of what is drawn
@@ -61,8 +62,8 @@ def load_clip() -> comfy.sd.CLIP:
 class DrawnVAE:
     """What ComfyUI's VAE nodes call, for the drawn world's codec."""
 
-    def __init__(self):
-        self.codec = micro_world("files").read_world().codec
+    def __init__(self, path):
+        self.codec = micro_world("codec").Codec(**load_file(path))
 
     def decode(self, samples, **_):
         """Latents [B, 16, h, w] as the VAE's -> pictures [B, 8 h, 8 w, 3] in 0..1."""
