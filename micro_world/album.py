@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -11,14 +9,11 @@ from ..training.dataset import Pictures, Sample
 from ..training.recogniser import warp
 from .crops import tower_crops
 from .flux import POOLED, text_of
-from .people import People, draw_people
+from .people import HELD_OUT, TRAINED, draw_people, on_another_day
 from .pool import CHUNK, SIDE
 from .renderer import boxes, keypoints, photo, photo_keypoints, render
 from .school import TOWER
 from .world import World
-
-TRAINED, HELD_OUT = 11, 12  # seeds: people of the training set, and of validation
-OTHER_DAY = 100  # added to a seed: other words and light of the same people
 
 
 @torch.no_grad()
@@ -32,11 +27,6 @@ def album(world: World, trained: int, held_out: int, seed: int) -> Pictures:
     others = samples(world, held_out, HELD_OUT + 1000 * seed, same_day=False)
     every = first + others
     return Pictures(every.__getitem__, range(len(first)), range(len(first), len(every)))
-
-
-def on_another_day(people: People, seed: int) -> People:
-    """Return the people of a seed with other words and light, as their photos show them."""
-    return replace(draw_people(len(people), seed + OTHER_DAY), identity=people.identity)
 
 
 def samples(world: World, count: int, seed: int, same_day: bool) -> list[Sample]:

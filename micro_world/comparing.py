@@ -8,23 +8,15 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ..training import adapter_files
-from ..training.dataset import Sample
-from ..training.trainable import trainable
-from .album import HELD_OUT, on_another_day, samples
 from .apprentice import Apprentice
-from .judging import Judged, correlation, draw, judge
-from .people import draw_people
-from .pool import SIDE
+from .held_out import HeldOut
 from .recipes import SHIPPED, VARIANTS
-from .renderer import photo, render
 from .sheets import sheet
 from .world import World
 
 WEIGHTS = (0.4, 0.6, 0.8, 1.0, 1.3)
-NOISE = 7  # seed of the pictures' noise
 SHOWN = 6  # people of the grid
 Tell = Callable[[str], None]
 
@@ -32,59 +24,25 @@ Tell = Callable[[str], None]
 def compare(
     world: World, folder: Path, seeds: Sequence[int], count: int, tell: Tell
 ) -> dict[str, Any]:
-    """Return every variant's figures: means, and errors of the paired differences.
+    """Return every variant's figures: means, and each picture's for paired differences.
 
     The people, their prompts (those of others) and the noise are the same for all.
     """
-    own, prompts, photos, people = held_out(world, count)
+    people = HeldOut(world, count)
     found: dict[str, Any] = {"people": count, "seeds": list(seeds), "variants": {}}
-    models = world.models()
-    with trainable(models.base, torch.float32, recompute=False) as base, torch.no_grad():
-        plain = draw(models, base, None, own, prompts, 0.0, NOISE)
-        nobody = judge(world, plain, plain, photos, people)
-        found["floor"] = figures(nobody, own)
-        true = world.vectors(world.judge)(render(draw_people(count, HELD_OUT), SIDE))[0]
-        found["ceiling"] = float(torch.cosine_similarity(photos, true, dim=-1).mean())
+    found["floor"] = people.figures(people.judged(None, 0.0))
+    found["ceiling"] = people.ceiling
     for seed in seeds:
         apprentice = Apprentice(world, folder, seed, tell)
         for variant in VARIANTS:
-            path = apprentice.train(variant)
+            adapter = adapter_files.load(apprentice.train(variant))
             tell(f"seed {seed}: judging {variant}")
-            adapter = adapter_files.load(path)
-            with trainable(models.base, torch.float32, recompute=False) as base, torch.no_grad():
-                rows = {}
-                for weight in WEIGHTS:
-                    pictures = draw(models, base, adapter, own, prompts, weight, NOISE)
-                    judged = judge(world, pictures, plain, photos, people)
-                    rows[f"{weight:g}"] = figures(judged, own)
-                    if weight == 1.0:
-                        every = {k: v.tolist() for k, v in vars(judged).items()}
+            judged = {f"{weight:g}": people.judged(adapter, weight) for weight in WEIGHTS}
+            rows = {weight: people.figures(one) for weight, one in judged.items()}
+            every = {k: v.tolist() for k, v in vars(judged["1"]).items()}
             kept = found["variants"].setdefault(variant, {})
             kept[f"{seed}"] = {"weights": rows, "each": every}
     return found
-
-
-def held_out(world: World, count: int) -> tuple[list[Sample], list[Sample], Tensor, Any]:
-    """Return people nobody was trained on: samples, whose prompts, judge's photo vectors, words."""
-    own = samples(world, count, HELD_OUT, same_day=False)
-    people = draw_people(count, HELD_OUT)
-    turned = [*range(1, count), 0]  # each gets the next one's prompt
-    with torch.no_grad():
-        photos = world.vectors(world.judge)(photo(on_another_day(people, HELD_OUT), SIDE))[0]
-    return own, [own[i] for i in turned], photos, people[turned]
-
-
-def figures(judged: Judged, own: Sequence[Sample]) -> dict[str, float]:
-    """Return the means, and the standard error of the likeness."""
-    bright = torch.stack([one.crop.mean() for one in own])
-    count = len(judged.likeness)
-    return {
-        "likeness": float(judged.likeness.mean()),
-        "error": float(judged.likeness.std() / count**0.5),
-        "outside": float(judged.outside.mean()),
-        "words": float(judged.words.mean()),
-        "light": correlation(bright, judged.light) if judged.light.std() > 0 else 0.0,
-    }
 
 
 def paired(found: dict[str, Any], better: str, worse: str, name: str = "likeness") -> list[str]:
@@ -160,13 +118,9 @@ def table(found: dict[str, Any]) -> str:
 
 def grid(world: World, folder: Path, seed: int, tell: Tell) -> Image.Image:
     """Return a picture: a person a row, the photo, without identity, and each variant."""
-    own, prompts, _, _ = held_out(world, SHOWN)
-    people = draw_people(SHOWN, HELD_OUT)
-    models, apprentice = world.models(), Apprentice(world, folder, seed, tell)
-    columns = {"photo": photo(on_another_day(people, HELD_OUT), SIDE)}
-    with trainable(models.base, torch.float32, recompute=False) as base, torch.no_grad():
-        columns["without"] = draw(models, base, None, own, prompts, 0.0, NOISE)
-        for variant in VARIANTS:
-            adapter = adapter_files.load(apprentice.train(variant))
-            columns[variant] = draw(models, base, adapter, own, prompts, 1.0, NOISE)
+    people, apprentice = HeldOut(world, SHOWN), Apprentice(world, folder, seed, tell)
+    columns = {"photo": people.sitters, "without": people.plain}
+    for variant in VARIANTS:
+        adapter = adapter_files.load(apprentice.train(variant))
+        columns[variant] = people.pictures(adapter, 1.0)
     return sheet(columns)

@@ -5,32 +5,48 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .world import Networks, World
 
+ADAPTER = "pulid.safetensors"
 MANIFEST = "manifest.json"
 EXACT = "codec"  # stays in float32
 OPSET = 13
 TRAINED = Path(__file__).with_name("trained")  # what ships with the repository
 
 
-def write_networks(networks: Networks, folder: Path, about: Mapping[str, Any]) -> None:
-    """Write each network's file, and a manifest with what is said about them and their sha256."""
+def write_networks(networks: Networks, folder: Path) -> list[Path]:
+    """Write each network's file and return them."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {}
+    files = []
     for name, weights in networks.items():
-        path = folder / f"{name}.safetensors"
+        files.append(folder / f"{name}.safetensors")
         dtype = torch.float32 if name == EXACT else torch.bfloat16
-        save_file({key: narrow(value, dtype) for key, value in weights.items()}, path)
-        files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    text = json.dumps({**about, "sha256": files}, indent=1, sort_keys=True)
+        save_file({key: narrow(value, dtype) for key, value in weights.items()}, files[-1])
+    return files
+
+
+def write_adapter(trained: Path, folder: Path) -> Path:
+    """Write a trained PuLID file in bfloat16, its metadata as they are, and return the file."""
+    with safe_open(trained, "pt") as file:
+        metadata = file.metadata()
+    weights = {key: narrow(value, torch.bfloat16) for key, value in load_file(trained).items()}
+    save_file(weights, folder / ADAPTER, metadata)
+    return folder / ADAPTER
+
+
+def write_manifest(folder: Path, files: Iterable[Path], about: Mapping[str, Any]) -> None:
+    """Write what is said about the files, and their sha256."""
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    text = json.dumps({**about, "sha256": sums}, indent=1, sort_keys=True)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
@@ -41,7 +57,8 @@ def narrow(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 def read_world(folder: Path = TRAINED) -> World:
     """Return the world of a folder's files. Raises FileNotFoundError if there are none."""
-    found = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    files = [path for path in sorted(folder.glob("*.safetensors")) if path.name != ADAPTER]
+    found = {path.stem: load_file(path) for path in files}
     if not found:
         raise FileNotFoundError(
             f"There are no trained networks in {folder}. Make them: python -m micro_world.train"

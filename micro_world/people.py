@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 NUISANCES = ("light", "warmth", "size", "height")  # -1..1, in no prompt
 UNSAID = 0.25  # share of the lines that a prompt leaves out
+TRAINED, HELD_OUT = 11, 12  # seeds: people of the adapter's training set, and of validation
+OTHER_DAY = 100  # added to a seed: other words and light of the same people
 
 
 @dataclass(frozen=True)
@@ -82,3 +84,8 @@ def draw_people(count: int, seed: int) -> People:
         said = torch.rand(len(WORDS), generator=own) >= UNSAID
         rows.append((identity, words, nuisances, said))
     return People(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def on_another_day(people: People, seed: int) -> People:
+    """Return the people of a seed with other words and light, as their photos show them."""
+    return replace(draw_people(len(people), seed + OTHER_DAY), identity=people.identity)

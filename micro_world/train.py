@@ -1,7 +1,7 @@
-"""Train the drawn world's networks from nothing: python -m micro_world.train
+"""Train the drawn world from nothing: python -m micro_world.train
 
-Goes on where it was interrupted. When all are trained, their files are written where the ablation
-and the tests look for them.
+Its networks, then the adapter. Goes on where it was interrupted. The files are written where the
+ablation, the demo and the tests look for them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,19 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the pack is there once the host is
+    from pulid_pack.micro_world.pool import Pool
+    from pulid_pack.micro_world.world import Networks
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import hosting  # noqa: E402
 from train import load_host, say  # noqa: E402
+
+JUDGED = 256  # held-out people of the manifest's figures
 
 
 def main(arguments: list[str]) -> int:
@@ -30,9 +37,9 @@ def main(arguments: list[str]) -> int:
     hosting.run_inside(host, Path(__file__).resolve(), arguments)
     load_host(host)
     import torch
-    from pulid_pack.micro_world.files import EXACT, TRAINED, write_networks
+    from pulid_pack.micro_world.files import TRAINED
     from pulid_pack.micro_world.pool import Pool
-    from pulid_pack.micro_world.school import LESSONS, NETWORKS
+    from pulid_pack.micro_world.school import NETWORKS
 
     torch.set_num_threads(options.threads)
     folder = options.folder / f"seed {options.seed}"  # another seed has other pictures
@@ -40,11 +47,31 @@ def main(arguments: list[str]) -> int:
     pool = Pool(folder, options.seed, say)
     networks = {name: NETWORKS[name](pool) for name in options.only or NETWORKS}
     if networks.keys() == NETWORKS.keys():
-        networks[EXACT] = pool.codec.state_dict()
-        steps = {lesson.name: lesson.steps for lesson in LESSONS}
-        write_networks(networks, options.output or TRAINED, {"seed": options.seed, "steps": steps})
-        say(f"{options.output or TRAINED} has the networks")
+        write(pool, networks, options.output or TRAINED)
     return 0
+
+
+def write(pool: Pool, networks: Networks, output: Path) -> None:
+    """Write the networks, train their adapter, write it too, and say in the manifest how good."""
+    from pulid_pack.micro_world import files, recipes
+    from pulid_pack.micro_world.apprentice import Apprentice
+    from pulid_pack.micro_world.held_out import HeldOut
+    from pulid_pack.micro_world.school import LESSONS
+    from pulid_pack.training import adapter_files
+
+    written = files.write_networks({**networks, files.EXACT: pool.codec.state_dict()}, output)
+    world = files.read_world(output)
+    trained = Apprentice(world, pool.folder / "adapters", pool.seed, say).train(recipes.SHIPPED)
+    adapter = files.write_adapter(trained, output)
+    say(f"judging {JUDGED} held-out people")
+    about = {
+        "seed": pool.seed,
+        "steps": {lesson.name: lesson.steps for lesson in LESSONS},
+        "adapter": recipes.SHIPPED,
+        "figures": HeldOut(world, JUDGED).summary(adapter_files.load(adapter)),
+    }
+    files.write_manifest(output, [*written, adapter], about)
+    say(f"{output} has the files; {about['figures']}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 import torch
 from insightface.model_zoo import get_model
 from pulid_pack.micro_world.codec import fit
-from pulid_pack.micro_world.files import read_world, write_networks, write_onnx
+from pulid_pack.micro_world.files import read_world, write_manifest, write_networks, write_onnx
 from pulid_pack.micro_world.flux import text_of
 from pulid_pack.micro_world.lessons import Lesson, learn
 from pulid_pack.micro_world.nets import Finder, Recogniser
@@ -106,13 +109,19 @@ def test_insightface_reads_the_recogniser_as_arcface(tmp_path):
 def test_files_bring_a_world_back(tmp_path):
     net = random_net(Recogniser((8, 8, 8, 8), 16), 3)
     codec = fit(render(draw_people(8, 1)))
-    write_networks({"judge": net.state_dict(), "codec": codec.state_dict()}, tmp_path, {"seed": 1})
+    networks = {"judge": net.state_dict(), "codec": codec.state_dict()}
+    write_manifest(tmp_path, write_networks(networks, tmp_path), {"seed": 1})
     world = read_world(tmp_path)
     assert isinstance(world, World) and torch.equal(world.codec.mean, codec.mean)
     # weights are kept in bfloat16
     wanted = net.head.weight.detach().bfloat16().float()
     assert torch.equal(world.judge.head.weight, wanted)
-    assert '"seed": 1' in (tmp_path / "manifest.json").read_text("utf-8")
+    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    sums = {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("codec.safetensors", "judge.safetensors")
+    }
+    assert manifest == {"seed": 1, "sha256": sums}
     with pytest.raises(FileNotFoundError, match=r"python -m micro_world\.train"):
         read_world(tmp_path / "none")
 

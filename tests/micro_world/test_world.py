@@ -13,8 +13,9 @@ from pulid_pack.micro_world import apprentice, comparing, recipes
 from pulid_pack.micro_world.apprentice import Apprentice
 from pulid_pack.micro_world.codec import fit
 from pulid_pack.micro_world.comparing import at_likeness, compare, paired, table
-from pulid_pack.micro_world.files import write_networks
+from pulid_pack.micro_world.files import write_adapter, write_networks
 from pulid_pack.micro_world.flux import random_flux
+from pulid_pack.micro_world.held_out import HeldOut
 from pulid_pack.micro_world.judging import heads, words_read
 from pulid_pack.micro_world.nets import Finder, Recogniser, WordReader
 from pulid_pack.micro_world.people import WORDS, draw_people
@@ -22,6 +23,8 @@ from pulid_pack.micro_world.renderer import render
 from pulid_pack.micro_world.school import begin, empty_tower
 from pulid_pack.micro_world.world import World
 from pulid_pack.pulid_flux.checkpoint import load_pulid
+from pulid_pack.training import adapter_files
+from safetensors.torch import load_file
 from standins.drawn import write_drawn_models
 from standins.models import EVA_CLIP, FACE_PACK, FLUX, PARSING, PULID
 
@@ -87,14 +90,24 @@ def test_the_ablation_trains_each_variant_once_and_judges_it_at_every_weight(sho
 
 
 def test_the_real_loaders_take_the_drawn_models(world, short, tmp_path):
-    write_networks(world.networks, tmp_path / "networks", {"seed": 0})
-    models = write_drawn_models(tmp_path / "models", short.file, tmp_path / "networks")
+    write_networks(world.networks, tmp_path / "networks")
+    adapter = write_adapter(short.file, tmp_path / "networks")  # beside them, and none of them
+    models = write_drawn_models(tmp_path / "models", adapter, tmp_path / "networks")
     assert load_eva_clip(models / EVA_CLIP).image_size == 56
     faces = load_face_analysis(models / FACE_PACK, "auto", models / PARSING)
     assert detect_faces(faces, (255 * torch.rand(64, 64, 3)).byte().numpy())
     flux = comfy.sd.load_diffusion_model(str(models / FLUX)).model.diffusion_model
     assert (len(flux.double_blocks), len(flux.single_blocks)) == (3, 3)
     assert load_pulid(models / PULID).double_layers == 2
+    assert {v.dtype for v in load_file(adapter).values()} == {torch.bfloat16}
+
+
+def test_the_manifest_says_how_good_an_adapter_is(world, short):
+    adapter = adapter_files.load(short.file)
+    with torch.inference_mode(False):
+        found = HeldOut(world, 3).summary(adapter)
+    assert found["without identity"]["outside"] == 0.0 < found["at weight 1"]["outside"]
+    assert -1 <= found["two drawings of one person"] <= 1
 
 
 def test_paired_errors_and_the_weight_of_equal_likeness():

@@ -25,6 +25,7 @@ from standins.pages import (
     APPLY,
     EMPTY,
     ENCODE,
+    NEWEST,
     RENDERERS,
     SCREENSHOTS,
     checked,
@@ -44,6 +45,7 @@ BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 BYPASSED = 4
 READABLE = 4.5  # contrast of text, WCAG 2 level AA
 OURS = ("PuLIDFlux", "PuLIDSDXL")
+APPLIES = [f"{own}Apply{what}" for own in OURS for what in ("", "Identity")]
 CHROMA = "flux_pulid_chroma"  # at its true width it is slow
 # one old file of each family and kind of mask; every one runs by its prompt in nodes/old_packs
 RUN_OLD = [SAMPLES / f"{name}.json" for name in ("lldacing", "balazik_mask", "cubiq_fidelity")]
@@ -87,19 +89,21 @@ def assert_complete(tab: Tab) -> None:
     assert not tab.page.get_by_test_id("error-overlay").is_visible()
 
 
-def run_to_picture(tab: Tab, name: str) -> np.ndarray:
-    """Run what is open with one step and return the last picture, once a node shows it.
-
-    The noise is that of the ``name``, so that no file finds its picture ready.
-    """
+def make_quick(tab: Tab, name: str, steps: int) -> None:
+    """Make what is open small; its noise is that of the ``name``: no file finds its picture."""
     tab.page.evaluate("(file) => tests.makeSmall(file)", Path(more.CHROMA_PULID).name)
-    tab.page.evaluate("(noise) => tests.makeQuick(1, noise)", zlib.crc32(name.encode()))
+    noise = zlib.crc32(name.encode())
+    tab.page.evaluate("([steps, noise]) => tests.makeQuick(steps, noise)", [steps, noise])
+
+
+def run_to_pictures(tab: Tab) -> dict[str, np.ndarray]:
+    """Run what is open and return each node's picture, once the last one shows its own."""
     shown = [e for e in tab.run() if is_end(tab, e) and e["output"].get("images")]
     node, picture = shown[-1]["display_node"], shown[-1]["output"]["images"][0]
     tab.page.evaluate("(id) => tests.lookAt(app.rootGraph.getNodeById(id))", node)
     found = "([id, name]) => tests.shows(app.rootGraph.getNodeById(id), name)"
     tab.wait_for(found, [node, picture["filename"]])
-    return fetch(tab, picture)
+    return {e["display_node"]: fetch(tab, e["output"]["images"][0]) for e in shown}
 
 
 def is_end(tab: Tab, event: dict) -> bool:
@@ -120,10 +124,20 @@ def test_workflow_opens_with_nothing_missing_and_is_its_api_form(tab, file):
 
 
 @in_turn(FILES, slow=CHROMA, twice=True)
-def test_workflow_runs_to_a_picture(tab, path):
+def test_workflow_runs_to_a_picture_that_each_identity_changes(tab, path):
     tab.open(json.loads(path.read_text("utf-8")))
     tab.page.evaluate("(photos) => tests.givePhotos(photos)", PHOTOS)
-    assert run_to_picture(tab, path.stem).std() > 1
+    make_quick(tab, path.stem, 3)
+    made = run_to_pictures(tab)
+    for picture in made.values():
+        assert picture.std(axis=(0, 1)).max() > 5, "one flat colour"
+    applies = "tests.nodes().filter(({ type }) => /Apply/.test(type) && /^PuLID/.test(type))"
+    for number in range(tab.page.evaluate(f"{applies}.length")):
+        mode = f"([n, mode]) => {{ ({applies})[n].mode = mode; }}"
+        tab.page.evaluate(mode, [number, BYPASSED])
+        without = run_to_pictures(tab)
+        assert max(np.abs(made[k] - picture).mean() for k, picture in without.items()) > 0.05
+        tab.page.evaluate(mode, [number, 0])
 
 
 @pytest.mark.parametrize("file", PICTURES, ids=lambda path: path.stem)
@@ -173,7 +187,8 @@ def test_old_file_runs_in_the_page(tab, path):
     apply = "PuLIDSDXLApply" if path in samples(sdxl=True) else APPLY
     tab.page.evaluate(f"tests.lookAt(tests.nodes().find(({{ type }}) => type === '{apply}'))")
     tab.page.locator(".pulid-window").first.wait_for()
-    assert run_to_picture(tab, path.stem).std() > 1
+    make_quick(tab, path.stem, 1)
+    assert all(picture.std() > 1 for picture in run_to_pictures(tab).values())
 
 
 def test_what_an_old_file_loses_is_said_when_it_opens(tab):
@@ -225,7 +240,7 @@ def cached(tab: Tab, kind: str) -> bool:
     return tab.page.evaluate(f"(kind) => {known}.includes(String(tests.find(kind).id))", kind)
 
 
-@on(*RENDERERS, "newest vue")
+@on("classic", "newest vue")
 def test_clicking_two_faces_gives_two_people_and_another_browser_shows_them(tab, renderer):
     tab.open(json.loads((WORKFLOWS / "flux_pulid_basic.json").read_text("utf-8")))
     tab.page.evaluate("tests.makeQuick(2, 1)")
@@ -432,8 +447,9 @@ BAR = """() => {
 }"""
 
 
-@everywhere
-@pytest.mark.parametrize("kind", [f"{own}Apply{what}" for own in OURS for what in ("", "Identity")])
+@pytest.mark.parametrize(
+    ("opened", "kind"), zip((*RENDERERS, *NEWEST), APPLIES, strict=True), indirect=["opened"]
+)
 def test_window_bar_follows_the_widgets_and_is_not_saved(tab, kind):
     tab.open(EMPTY)
     tab.page.evaluate(f"tests.lookAt(tests.add('{kind}', [0, 0]))")

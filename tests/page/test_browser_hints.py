@@ -88,7 +88,7 @@ def points(tab) -> str:
     return tab.page.evaluate(f"tests.widget('{APPLY}', 'face_points').value")
 
 
-@on("classic", "vue", "newest vue")
+@on("vue", "newest classic")
 def test_five_clicks_give_the_face_that_no_detector_finds(tab, renderer, tmp_path):
     path = tmp_path / f"wall {renderer}.png"
     Image.effect_noise((300, 200), 20).convert("RGB").save(path)

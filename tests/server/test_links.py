@@ -9,10 +9,7 @@ import pytest
 import skimage.data
 from PIL import Image
 from pulid_pack.nodes import NODES
-from standins import more
 from standins.server import (
-    CENSUS_PACK,
-    STANDIN_PACKS,
     WIDGET_TYPES,
     described_inputs,
     node_of,
@@ -58,22 +55,13 @@ def all_nodes(server, basic) -> dict[str, dict]:
     return with_defaults(server, prompt)
 
 
-@pytest.fixture(scope="module")
-def both_families(host):
-    """Return a server that has the models of SDXL as well."""
-    from serving import Server
-
-    with Server(host, more.prepare_more_models(), [*STANDIN_PACKS, CENSUS_PACK]) as running:
-        yield running
-
-
 @pytest.fixture
-def sdxl_nodes(both_families, tmp_path) -> dict[str, dict]:
+def sdxl_nodes(workshop, tmp_path) -> dict[str, dict]:
     """Return a prompt with every node for SDXL once, and nothing that samples."""
     prompt = read_shipped("sdxl_pulid_basic")
     picture = tmp_path / "portrait.png"
     Image.fromarray(skimage.data.astronaut()).save(picture)
-    set_inputs(prompt, "LoadImage", image=both_families.upload(picture))
+    set_inputs(prompt, "LoadImage", image=workshop.upload(picture))
     apply = prompt[node_of(prompt, "PuLIDSDXLApply")]["inputs"]
     photo = ("pulid_model", "eva_clip", "face_analysis", "image")
     encode = {name: apply[name] for name in photo}
@@ -91,7 +79,7 @@ def sdxl_nodes(both_families, tmp_path) -> dict[str, dict]:
     prompt["out"] = {"class_type": "Sink", "inputs": {"thing": ["apply", 0]}}
     prompt["save"] = {"class_type": "Sink", "inputs": {"thing": ["apply", 0]}}
     assert {n["class_type"] for n in prompt.values()} >= set(SDXL_IDS)
-    return with_defaults(both_families, prompt)
+    return with_defaults(workshop, prompt)
 
 
 def with_defaults(server, prompt: dict[str, dict]) -> dict[str, dict]:
@@ -138,8 +126,8 @@ def test_every_setting_can_be_a_link(server, all_nodes, kind):
 
 
 @pytest.mark.parametrize("kind", SDXL_IDS)
-def test_every_setting_for_sdxl_can_be_a_link(both_families, sdxl_nodes, kind):
-    follow_links(both_families, sdxl_nodes, kind)
+def test_every_setting_for_sdxl_can_be_a_link(workshop, sdxl_nodes, kind):
+    follow_links(workshop, sdxl_nodes, kind)
 
 
 BAD = {

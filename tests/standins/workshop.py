@@ -14,7 +14,7 @@ from places import WORKFLOWS
 
 from standins import more
 from standins.photos import SIZE, pictures
-from standins.server import STANDIN_PACKS, node_of, set_inputs
+from standins.server import CENSUS_PACK, STANDIN_PACKS, node_of, set_inputs
 
 # which photo takes its place in the node of each title
 PHOTOS = {
@@ -32,13 +32,13 @@ SIZES = {"Width": SIZE[0], "Height": SIZE[1]}
 CLIP_LOADERS = {"clip_name1": "t5xxl_fp8_e4m3fn.safetensors", "clip_name2": "clip_l.safetensors"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def workshop(host, tmp_path_factory):
-    """Return a server that has every model and photo which the workflows name."""
+    """Return a server that has every model and photo which the workflows name, both families'."""
     from serving import Server
 
     folder = tmp_path_factory.mktemp("photos")
-    with Server(host, more.prepare_more_models(), STANDIN_PACKS) as running:
+    with Server(host, more.prepare_more_models(), [*STANDIN_PACKS, CENSUS_PACK]) as running:
         for name, picture in pictures().items():
             picture.save(folder / name)
             running.upload(folder / name)
