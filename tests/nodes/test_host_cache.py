@@ -1,4 +1,4 @@
-"""What the pack costs a graph it has no part in: nothing. Of ComfyUI's own caching, every call is counted."""
+"""What the pack costs a graph it has no part in: nothing. Calls in ComfyUI's caches are counted."""
 
 from __future__ import annotations
 
