@@ -1,4 +1,4 @@
-"""What workflows say to each other, and what older versions saved gives the same pictures.
+"""What one workflow saves another loads; what older versions saved gives the same pictures.
 
 That each shipped workflow runs to a picture is tested where people run them: in the page.
 """
