@@ -1,7 +1,7 @@
 """Train the drawn world from nothing: python -m micro_world.train
 
 Its networks, then the adapter. Goes on where it was interrupted. The files are written where the
-ablation, the demo and the tests look for them.
+ablation looks for them.
 """
 
 from __future__ import annotations
