@@ -37,7 +37,7 @@ class FluxForward(Forward):
 LayerOnRows = tuple[slice, list[tuple[nn.Module, Tensor]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # torch 2.11's compiler hashes it before it has its fields
 class IdentityBlock:
     """A block of one forward that adds the identity to what it returns."""
 

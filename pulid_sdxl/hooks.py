@@ -73,7 +73,7 @@ class SDXLForward(Forward):
         return [pair for pair in pairs if pair[1]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # torch 2.11's compiler hashes it before it has its fields
 class IdentityAttention:
     """The attention of one layer in one forward, with the identity added to what it returns."""
 
