@@ -45,6 +45,6 @@ def id_features(models: Models, samples: Sequence[Sample]) -> tuple[Tensor, list
     id_cond [B, 1, V + E], five hidden states [B, S, W].
     """
     crops = torch.stack([one.crop.float() for one in samples])
-    vectors = torch.stack([one.vector.float() for one in samples])
-    pooled, hidden = models.see(crops)
+    pooled, hidden = models.see(crops)  # on the tower's device
+    vectors = torch.stack([one.vector.float() for one in samples]).to(pooled)
     return torch.cat((vectors, pooled), -1)[:, None], list(hidden)
