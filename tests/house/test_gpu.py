@@ -6,15 +6,22 @@ is that of the CPU, under ComfyUI's flags and under torch.compile, and memory is
 
 from __future__ import annotations
 
+from math import isfinite
+from types import SimpleNamespace
+
 import comfy.model_management
 import pytest
 import torch
 from golden.fixtures import golden_pixels
 from places import GOLDEN
 from pulid_pack.encoders.eva_clip import run_tower
+from pulid_pack.micro_world import drawn
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
+from pulid_pack.training.models import id_features
+from pulid_pack.training.studio import seer
 from safetensors.torch import load_file
 from standins.lab import person, sample, small_flux, small_pulid
+from standins.small_runs import rows, settings, train
 
 pytestmark = pytest.mark.gpu
 HIDDEN = 256
@@ -115,3 +122,21 @@ def test_eva_clip_in_float16_is_close_to_golden(golden_tower):
     found |= {key: h[:, ::36, ::8] for key, h in zip(states, hidden, strict=True)}
     for key, expected in golden.items():
         assert (found[key] - expected).abs().max() < 1e-2 * expected.abs().max(), key
+
+
+def test_all_stages_of_training_run(tmp_path):
+    config = settings(tmp_path / "run")
+    made = drawn.make(config)
+    assert train(config, made).is_file()
+    losses = [float(row["total"]) for row in rows(tmp_path / "run")]
+    assert len(losses) == config.steps and all(map(isfinite, losses))
+    assert next(made.models.base.model.parameters()).device.type == "cuda"
+
+
+def test_a_photos_vector_meets_the_towers_on_its_card(golden_tower):
+    comfy.model_management.load_models_gpu([golden_tower.patcher])
+    models = SimpleNamespace(see=seer(golden_tower.patcher, golden_tower.image_size))
+    one = SimpleNamespace(crop=torch.rand(336, 336, 3), vector=torch.rand(512))
+    id_cond, hidden = id_features(models, [one])
+    assert {each.device.type for each in (id_cond, *hidden)} == {"cuda"}
+    assert torch.equal(id_cond[0, 0, :512].cpu(), one.vector)
