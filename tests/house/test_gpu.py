@@ -15,7 +15,7 @@ import torch
 from golden.fixtures import golden_pixels
 from places import GOLDEN
 from pulid_pack.encoders.eva_clip import run_tower
-from pulid_pack.micro_world import drawn
+from pulid_pack.micro_world.drawn import make
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from pulid_pack.training.models import id_features
 from pulid_pack.training.studio import seer
@@ -126,7 +126,7 @@ def test_eva_clip_in_float16_is_close_to_golden(golden_tower):
 
 def test_all_stages_of_training_run(tmp_path):
     config = settings(tmp_path / "run")
-    made = drawn.make(config)
+    made = make(config)
     assert train(config, made).is_file()
     losses = [float(row["total"]) for row in rows(tmp_path / "run")]
     assert len(losses) == config.steps and all(map(isfinite, losses))
