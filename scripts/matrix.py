@@ -64,11 +64,13 @@ SERVER = (
 )
 # What meets the packages besides: photos, face models, files, and the pack as a whole.
 PACKAGES = ("encoders", "house/test_faults", "house/test_security")
+OF_TORCH = ("pulid_flux/test_compile",)  # with the oldest packages, whose torch compiles otherwise
 QUICK = ("-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-k", "not demo")
 PYTHONS = [f"{major}.{minor}" for major, minor in hosting.PYTHONS]
 VERSIONS = (
-    "import sys, numpy, insightface;"
-    "print(sys.version.split()[0], numpy.__version__, insightface.__version__)"
+    "import sys, torch, numpy, insightface;"
+    "print(sys.version.split()[0], torch.__version__.split('+')[0],"
+    "numpy.__version__, insightface.__version__)"
 )
 
 
@@ -104,7 +106,7 @@ def main(versions: list[str]) -> int:
         else:
             print(f"Python {version} is not on this machine.", flush=True)
     show("| ComfyUI | library tests | server tests | result |", hosts)
-    show("| Python | numpy | insightface | tests | result |", pythons)
+    show("| Python | torch | numpy | insightface | tests | result |", pythons)
     return 0 if all(row.passed for row in (*hosts, *pythons)) else 1
 
 
@@ -134,17 +136,18 @@ def host_row(version: str) -> Row:
 def python_row(version: str, interpreter: Path) -> Row:
     """Run the methods' and the packages' tests on Python ``version`` and the newest ComfyUI."""
     start = time.monotonic()
-    python = None
+    python, files = None, (*OF_PYTHON, *PACKAGES)
     if version == PYTHONS[0]:
+        files += OF_TORCH
         python = environment(interpreter, "--oldest")
         if python is None:  # the old insightface comes as source and wants a compiler
             print(f"Python {version} could not install the oldest packages; it takes the newest.")
     python = python or environment(interpreter)
     if python is None:
-        return Row((version, "", "", "no environment"), False, time.monotonic() - start)
+        return Row((version, "", "", "", "no environment"), False, time.monotonic() - start)
     found = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True)
     path = hosting.unpack_host(hosting.NEWEST)
-    counts, passed = run((*OF_PYTHON, *PACKAGES), "not server and not browser", path, python)
+    counts, passed = run(files, "not server and not browser", path, python)
     cells = (*found.stdout.splitlines()[-1].split(), counts)
     return Row(cells, passed, time.monotonic() - start)
 
