@@ -143,7 +143,7 @@ def environment(host_requirements: Path, oldest: bool = False) -> Path:
         for line in host_requirements.read_text(encoding="utf-8").splitlines()
         if not re.fullmatch(r"\s*torch(vision|audio)?\s*", line)
     ]
-    pinned = "\n".join([*TORCH, *([OLDEST_PACKAGES.read_text("utf-8")] if oldest else [])])
+    pinned = OLDEST_PACKAGES.read_text("utf-8") if oldest else "\n".join(TORCH)
     wanted = "\n".join([sys.version, pinned, TORCHAUDIO, *host_lines])
     wanted += "".join(f.read_text(encoding="utf-8") for f in PACK_REQUIREMENTS)
     wanted = hashlib.sha256(wanted.encode()).hexdigest()
@@ -163,7 +163,7 @@ def environment(host_requirements: Path, oldest: bool = False) -> Path:
         lines = Path(scratch, "host.txt")
         lines.write_text("\n".join(host_lines), encoding="utf-8")
         files = [part for f in (lines, *PACK_REQUIREMENTS) for part in ("-r", str(f))]
-        pip(python, "install", *TORCH)
+        pip(python, "install", "-c", str(pins), "torch", "torchvision")
         pip(python, "install", "--no-deps", TORCHAUDIO)
         pip(python, "install", "-c", str(pins), *files)
     stamp.write_text(wanted)
