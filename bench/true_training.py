@@ -109,7 +109,7 @@ def models_of(base: ModelPatcher, vae: comfy.sd.VAE) -> Models:
 
     def see(crops: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         states = [torch.empty(len(crops), VIT_TOKENS, VIT, device=device) for _ in range(5)]
-        return torch.empty(len(crops), POOLED), tuple(states)
+        return torch.empty(len(crops), POOLED, device=device), tuple(states)
 
     def recognise(pictures: Tensor) -> tuple[Tensor, Tensor]:
         small = torch.nn.functional.interpolate(pictures, (16, 16), mode="area").flatten(1)
