@@ -64,7 +64,8 @@ SERVER = (
 )
 # What meets the packages besides: photos, face models, files, and the pack as a whole.
 PACKAGES = ("encoders", "house/test_faults", "house/test_security")
-OF_TORCH = ("pulid_flux/test_compile",)  # with the oldest packages, whose torch compiles otherwise
+# What differs from torch to torch: run with the oldest packages, which have an older one.
+OF_TORCH = ("pulid_flux/test_compile", "pulid_sdxl/test_compile")
 QUICK = ("-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-k", "not demo")
 PYTHONS = [f"{major}.{minor}" for major, minor in hosting.PYTHONS]
 VERSIONS = (
