@@ -265,7 +265,7 @@ def test_an_8k_photo_is_recognised(models):
     ("image", "told"),
     [
         (torch.zeros(1, 64, 64, 3), "No face was found in image 0"),
-        (torch.rand(1, 8, 8, 3), "No face was found in image 0"),
+        (torch.full((1, 8, 8, 3), 0.5), "No face was found in image 0"),
         (torch.full((1, 64, 64, 3), float("nan")), "Image 0 of the batch.*NaN"),
         (torch.full((1, 64, 64, 3), float("inf")), "Image 0 of the batch.*NaN or infinite"),
         (torch.zeros(1, 64, 64, 2), "Image 0 of the batch.*channels"),
