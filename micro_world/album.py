@@ -20,19 +20,19 @@ from .world import World
 def album(world: World, trained: int, held_out: int, seed: int) -> Pictures:
     """Return so many people to train on and to validate with, no two pictures of the same one.
 
-    The training photos have their scenes' light, as a face cut from a training picture has; the
-    photos of validation do not.
+    A photo shares neither words nor light with its person's scene, so that neither can be learnt
+    from it.
     """
-    first = samples(world, trained, TRAINED + 1000 * seed, same_day=True)
-    others = samples(world, held_out, HELD_OUT + 1000 * seed, same_day=False)
+    first = samples(world, trained, TRAINED + 1000 * seed)
+    others = samples(world, held_out, HELD_OUT + 1000 * seed)
     every = first + others
     return Pictures(every.__getitem__, range(len(first)), range(len(first), len(every)))
 
 
-def samples(world: World, count: int, seed: int, same_day: bool) -> list[Sample]:
-    """Return a sample of each person of a seed."""
+def samples(world: World, count: int, seed: int) -> list[Sample]:
+    """Return a sample of each person of a seed, the photo from another day."""
     people = draw_people(count, seed)
-    sitters = people if same_day else on_another_day(people, seed)
+    sitters = on_another_day(people, seed)
     latents, crops, vectors = [], [], []
     for row in range(0, count, CHUNK):
         part = slice(row, row + CHUNK)

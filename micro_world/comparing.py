@@ -12,12 +12,12 @@ from PIL import Image
 from ..training import adapter_files
 from .apprentice import Apprentice
 from .held_out import HeldOut
-from .recipes import SHIPPED, VARIANTS
+from .recipes import QUESTIONS, SHIPPED, SHOWN, UNALIGNED, VARIANTS
 from .sheets import sheet
 from .world import World
 
 WEIGHTS = (0.4, 0.6, 0.8, 1.0, 1.3)
-SHOWN = 6  # people of the grid
+ROWS = 6  # people of the grid
 Tell = Callable[[str], None]
 
 
@@ -60,12 +60,16 @@ def paired(found: dict[str, Any], better: str, worse: str, name: str = "likeness
 
 
 def at_likeness(rows: dict[str, dict[str, float]], wanted: float, name: str) -> float:
-    """Return a figure at the weight of a wanted likeness, between the weights that were drawn."""
-    pairs = sorted((row["likeness"], row[name]) for row in rows.values())
+    """Return a figure at the least weight of a wanted likeness, between those that were drawn."""
+    pairs = [(row["likeness"], row[name]) for _, row in sorted(rows.items(), key=by_weight)]
     for (low, first), (high, second) in zip(pairs, pairs[1:], strict=False):
         if low <= wanted <= high:
             return first + (second - first) * (wanted - low) / max(high - low, 1e-9)
     return float("nan")
+
+
+def by_weight(pair: tuple[str, Any]) -> float:
+    return float(pair[0])
 
 
 def table(found: dict[str, Any]) -> str:
@@ -75,18 +79,20 @@ def table(found: dict[str, Any]) -> str:
         f"{found['people']} held-out people, their prompts those of others, four steps. Likeness: "
         "cosine by the recogniser that only measures, of the photo and the picture; two drawings "
         f"of one person have {found['ceiling']:.3f}, without identity {floor['likeness']:.3f}. "
+        "Faces: the share of the pictures in which one is found; a picture without one counts 0. "
         "Outside: mean change outside the heads, of 255. Words: the share of the prompt that is "
         f"read back ({floor['words']:.3f} without identity). Light: correlation with the photo's.",
         "",
-        "| losses | seed | likeness | outside | words | light |",
-        "|---|---|---|---|---|---|",
+        "| losses | seed | likeness | faces | outside | words | light |",
+        "|---|---|---|---|---|---|---|",
     ]
     for variant, seeds in found["variants"].items():
         for seed, both in seeds.items():
             row = both["weights"]["1"]
             lines.append(
                 f"| {variant} | {seed} | {row['likeness']:.3f} ± {row['error']:.3f} | "
-                f"{row['outside']:.1f} | {row['words']:.3f} | {row['light']:+.2f} |"
+                f"{row['faces']:.2f} | {row['outside']:.1f} | {row['words']:.3f} | "
+                f"{row['light']:+.2f} |"
             )
     lines += [
         "",
@@ -103,24 +109,24 @@ def table(found: dict[str, Any]) -> str:
             ]
             lines.append(f"| {variant} | {seed} | {' / '.join(cells)} |")
     lines += ["", "Paired differences of likeness at weight 1:", ""]
-    for better, worse in (("+ naive L_id", "L_diff"), ("+ accurate L_id", "+ naive L_id")):
+    for better, worse in QUESTIONS:
         lines += [f"- {better} above {worse}: {line}" for line in paired(found, better, worse)]
     lines += ["", f"At the likeness that '{SHIPPED}' has at weight 1:", ""]
     for seed in found["seeds"]:
         own = found["variants"][SHIPPED][f"{seed}"]["weights"]
-        other = found["variants"]["+ accurate L_id"][f"{seed}"]["weights"]
+        other = found["variants"][UNALIGNED][f"{seed}"]["weights"]
         wanted = own["1"]["likeness"]
         for name in ("outside", "words"):
             rest = at_likeness(other, wanted, name)
-            lines.append(f"- seed {seed}, {name}: {own['1'][name]:.3f}, without: {rest:.3f}")
+            lines.append(f"- seed {seed}, {name}: {own['1'][name]:.3f}, {UNALIGNED}: {rest:.3f}")
     return "\n".join([*lines, ""])
 
 
 def grid(world: World, folder: Path, seed: int, tell: Tell) -> Image.Image:
     """Return a picture: a person a row, the photo, without identity, and each variant."""
-    people, apprentice = HeldOut(world, SHOWN), Apprentice(world, folder, seed, tell)
+    people, apprentice = HeldOut(world, ROWS), Apprentice(world, folder, seed, tell)
     columns = {"photo": people.sitters, "without": people.plain}
-    for variant in VARIANTS:
+    for variant in SHOWN:
         adapter = adapter_files.load(apprentice.train(variant))
         columns[variant] = people.pictures(adapter, 1.0)
     return sheet(columns)

@@ -28,7 +28,7 @@ class HeldOut:
 
     def __init__(self, world: World, count: int):
         self.world, self.models = world, world.models()
-        self.own = samples(world, count, HELD_OUT, same_day=False)
+        self.own = samples(world, count, HELD_OUT)
         turned = [*range(1, count), 0]
         self.prompts = [self.own[i] for i in turned]
         people = draw_people(count, HELD_OUT)
@@ -62,6 +62,7 @@ class HeldOut:
         return {
             "likeness": float(judged.likeness.mean()),
             "error": float(judged.likeness.std() / count**0.5),
+            "faces": float(judged.faces.mean()),
             "outside": float(judged.outside.mean()),
             "words": float(judged.words.mean()),
             "light": correlation(bright, judged.light) if judged.light.std() > 0 else 0.0,

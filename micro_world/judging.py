@@ -29,12 +29,14 @@ LATENT = SIDE // 4
 class Judged:
     """Each picture's figures, all [N].
 
-    likeness: cosine of photo and picture by the judge, 0 where no face is found; outside: mean
+    likeness: cosine of photo and picture by the judge, 0 where no face is found; faces: 1 where one
+    is; outside: mean
     difference to the picture without identity outside both heads, of 255; words: share of the
     prompt's words that are read back; light: how much brighter than without identity.
     """
 
     likeness: Tensor
+    faces: Tensor
     outside: Tensor
     words: Tensor
     light: Tensor
@@ -80,7 +82,7 @@ def judge(world: World, pictures: Tensor, plain: Tensor, photos: Tensor, people:
     change = (pictures.clamp(0, 1) - plain.clamp(0, 1)).abs() * away
     outside = 255 * change.sum((1, 2, 3)) / (3 * away.sum((1, 2, 3))).clamp_min(1)
     lit = (pictures - plain).mean((1, 2, 3))
-    return Judged(likeness, outside, words_read(world, pictures, people), lit)
+    return Judged(likeness, found, outside, words_read(world, pictures, people), lit)
 
 
 def words_read(world: World, pictures: Tensor, people: People) -> Tensor:

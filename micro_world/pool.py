@@ -15,13 +15,15 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ..training.recogniser import warp
-from .codec import Codec, fit
+from .codec import PATCH, Codec, fit
 from .people import People, draw_people
 from .renderer import photo, render
 
 SEEN, CHUNK = 12_288, 128  # people of the pictures; drawn at a time
 SIDE = 64  # of a picture
 SHAKEN = 0.5  # pixels by which a detector's points are off
+HEAD = 4.0  # what an error in a head counts: who it is shows there, and it is a third of a picture
+BLUR, NOISE = 5, 0.3  # pixels, and the deviation of pictures in -1..1: the most of ``softened``
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,27 @@ def painted(codec: Codec, pictures: Tensor) -> Tensor:
 def as_sampled(latents: Tensor) -> Tensor:
     """Return the VAE's latents as the model samples them."""
     return comfy.latent_formats.Flux().process_in(latents)
+
+
+def head_weights(boxes: Tensor) -> Tensor:
+    """boxes [B, 4] in pixels -> what each latent pixel counts, [B, 1, 16, 16], 1 in the mean."""
+    at = (torch.arange(SIDE // PATCH) + 0.5) * PATCH
+    across, down = (
+        (at > boxes[:, low : low + 1]) & (at < boxes[:, low + 2 : low + 3]) for low in (0, 1)
+    )
+    weight = 1 + (HEAD - 1) * (down[:, :, None] & across[:, None]).float()
+    return (weight / weight.mean((1, 2), keepdim=True))[:, None]
+
+
+def softened(pictures: Tensor, draw: torch.Generator) -> Tensor:
+    """Return pictures [B, 3, H, W] in -1..1 blurred and noisy, each by its own amount.
+
+    As they are in the middle of sampling: who only ever saw sharp ones takes blur for a stranger.
+    """
+    blur, noise = torch.rand(2, len(pictures), 1, 1, 1, generator=draw).square()
+    soft = avg_pool2d(pictures, BLUR, 1, BLUR // 2, count_include_pad=False)
+    grain = torch.randn(pictures.shape, generator=draw)
+    return torch.lerp(pictures, soft, blur) + NOISE * noise * grain
 
 
 def faces(

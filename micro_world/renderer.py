@@ -18,9 +18,9 @@ GROUNDS = (
     *((0.80, 0.30, 0.28), (0.35, 0.65, 0.38), (0.32, 0.47, 0.80)),
     *((0.90, 0.78, 0.35), (0.60, 0.42, 0.72), (0.62, 0.63, 0.66)),
 )
-PLACES = (-0.42, 0.0, 0.42)  # of the head in the scene, -1..1 from left to right
-SCALE, SCALE_BY = 0.50, 0.07  # of the head in the scene; what size adds
-HEIGHT, HEIGHT_BY = -0.08, 0.10
+PLACES = (-0.32, 0.0, 0.32)  # of the head in the scene, -1..1 from left to right
+SCALE, SCALE_BY = 0.66, 0.07  # of the head in the scene; what size adds
+HEIGHT, HEIGHT_BY = -0.02, 0.08
 PHOTO = (0.0, 0.70, -0.02)  # x, scale and height of the head in the photo
 Place = tuple[Tensor | float, Tensor | float, Tensor | float]
 WHITE = 1.0

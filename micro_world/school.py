@@ -12,7 +12,6 @@ from torch.nn.functional import (
     binary_cross_entropy_with_logits,
     cross_entropy,
     interpolate,
-    mse_loss,
     normalize,
     smooth_l1_loss,
 )
@@ -26,7 +25,7 @@ from .flux import POOLED, as_model, random_flux, text_of
 from .lessons import Lesson, learn
 from .nets import CELL, FINDER_SHRINK, Finder, Recogniser, WordReader
 from .people import IDENTITY
-from .pool import SEEN, SIDE, Pool, faces, painted
+from .pool import SEEN, SIDE, Pool, faces, head_weights, painted, softened
 from .renderer import boxes, keypoints, photo_keypoints
 
 SILENT = 0.1  # share of the base's steps whose prompts say nothing
@@ -34,11 +33,11 @@ PAIRS = 4  # of so many steps, one has pictures of two people side by side
 WARMTH = 0.07  # of the recognisers' softmax
 CANVAS = 80  # of the finder, at an eighth of SCRFD's 640
 TOWER = TowerSizes(width=64, depth=6, patch=14, side=4, hidden=170, output=64)
-BASE = Lesson("base", 4_000, 64, 2e-3, warmup=200)
+BASE = Lesson("base", 8_000, 32, 2e-3, warmup=200)
 RECOGNISER = Lesson("recogniser", 900, 128, 2e-3)
 JUDGE = Lesson("judge", 900, 128, 2e-3)
 READER = Lesson("reader", 700, 128, 1e-3)
-FINDER = Lesson("finder", 800, 32, 2e-3)
+FINDER = Lesson("finder", 2_000, 32, 2e-3)
 EYES = Lesson("tower", 700, 128, 1e-3)
 LESSONS = (FINDER, RECOGNISER, JUDGE, READER, EYES, BASE)
 Weights = dict[str, Tensor]
@@ -48,6 +47,7 @@ def base(pool: Pool) -> Weights:
     """Teach the diffusion model to draw what prompts say; return its weights."""
     people, pictures, codec = pool.people, pool.pictures, pool.codec
     model = as_model(random_flux(seed=pool.seed))
+    counts = head_weights(boxes(people, SIDE))
     with trainable(model, recompute=False) as base:
         base.net.requires_grad_(True)
 
@@ -59,18 +59,19 @@ def base(pool: Pool) -> Weights:
             silent = float(torch.rand((), generator=draw)) < SILENT
             sides = (0, 1) if step % PAIRS == 0 else (None,)  # two people, each with a prompt
             count = BASE.batch // len(sides)
-            text, x0 = [], []
+            text, x0, weight = [], [], []
             for side in sides:
                 rows = torch.randint(SEEN, (count,), generator=draw)
                 own = people[rows]
                 text.append(text_of(replace(own, said=own.said & (not silent)), side))
                 x0.append(latents(rows))
-            x0 = torch.cat(x0, -1)
+                weight.append(counts[rows])
+            x0, weight = torch.cat(x0, -1), torch.cat(weight, -1)
             noise = torch.randn(x0.shape, generator=draw)
             sigma = torch.randn(count, generator=draw).sigmoid()
             cond = {"c_crossattn": torch.cat(text, 1), "y": torch.zeros(count, POOLED)}
             out = base(base.noised(x0, noise, sigma), sigma, cond)
-            return mse_loss(out, noise - x0)
+            return (weight * (out - (noise - x0)).square()).mean()
 
         return learn(BASE, base.net, loss, pool.folder, pool.tell)
 
@@ -103,7 +104,8 @@ def recognise(pool: Pool, lesson: Lesson, net: Recogniser, half: slice) -> Weigh
         scene = torch.where(
             torch.rand(len(rows), 1, 1, 1, generator=draw) < 0.5, views[1][rows], views[2][rows]
         )
-        pair = torch.cat([views[0][rows], scene]).float() / 127.5 - 1
+        scene = softened(scene.float() / 127.5 - 1, draw)
+        pair = torch.cat([views[0][rows].float() / 127.5 - 1, scene])
         own, other = normalize(net.head(net.body(pair).flatten(1)), dim=-1).chunk(2)
         alike, right = own @ other.T / WARMTH, torch.arange(len(rows))
         return (cross_entropy(alike, right) + cross_entropy(alike.T, right)) / 2
@@ -150,6 +152,7 @@ def finder(pool: Pool) -> Weights:
         for left, top in spots:
             rows = torch.randint(SEEN, (FINDER.batch,), generator=draw)
             own = interpolate(pictures[rows].float() / 127.5 - 1, (size, size), mode="area")
+            own = softened(own, draw)
             canvas[:, :, top : top + size, left : left + size] = own
             corner = torch.tensor([left, top], dtype=torch.float32)
             scale = size / SIDE

@@ -74,7 +74,9 @@ class World:
 
         Where there is no face, the points are the recogniser's template.
         """
-        small = interpolate(2 * pictures.detach() - 1, (CANVAS, CANVAS), mode="area")
+        small = interpolate(
+            2 * pictures.detach() - 1, (CANVAS, CANVAS), mode="bilinear", antialias=True
+        )
         score, _, points = self.finder.cells(small)
         best = score.flatten(1).argmax(1)
         width = score.shape[-1]

@@ -124,6 +124,7 @@ class Stage:
     warmup: int = number(0, 0)
     batch: int = number(1, 1)  # pictures of one forward, on each process
     accumulate: int = number(1, 1)
+    shift: float = number(1.0, 0.01)  # of L_diff's noise levels in flow models; above 1: more noise
     diffusion: float = number(1.0, 0.0)  # weights of the losses
     id: float = number(0.0, 0.0)
     semantic: float = number(0.0, 0.0)

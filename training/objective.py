@@ -6,6 +6,7 @@ the memory of a step is that of its largest part, not of their sum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,7 @@ class Objective:
         base = self.base
         x0 = self.x0(batch, base)
         noise = step.normals(x0.shape[1:], "noise", x0)
-        sigma = times(base, step.normals((), "time", x0))
+        sigma = times(base, step.normals((), "time", x0), stage.shift)
         x = base.noised(x0, noise, sigma)
         cond = base.prepare(conditions(batch.samples, self.config.model.guidance), x)
         out = base(x, sigma, cond, self.adapter.identity(tokens))
@@ -160,14 +161,19 @@ def schedules(config: Config, base: Base) -> dict[int, list[float]]:
     return {count: base.sigmas(count) for count in counts}
 
 
-def times(base: Base, normal: Tensor) -> Tensor:
+def times(base: Base, normal: Tensor, shift: float = 1.0) -> Tensor:
     """Return the noise levels [B] to train at, from N(0, 1) numbers.
 
-    A flow model's are log-normal (Esser et al., arXiv 2403.03206), those of SDXL uniform over its
-    1000 steps.
+    A flow model's are log-normal (Esser et al., arXiv 2403.03206) and moved by ``shift`` as FLUX's
+    sampling is, those of SDXL uniform over its 1000 steps. Raises ValueError for a shift there.
     """
     if base.kind == FLOW:
-        return normal.sigmoid()
+        return (normal + math.log(shift)).sigmoid()  # t to shift · t / (1 + (shift − 1) · t)
+    if shift != 1:
+        raise ValueError(
+            f"[[stage]] shift is {shift:g}, but SDXL's noise levels are not shifted, only those of "
+            "FLUX, Chroma and FLUX.2. Leave it out."
+        )
     uniform = 0.5 * (1 + torch.erf(normal / 2**0.5))
     return base.sampling.sigma(uniform * 999)
 

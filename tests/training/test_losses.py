@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from comfy.model_sampling import time_snr_shift
 from pulid_pack.training import losses
+from pulid_pack.training.base import FLOW, NOISE
+from pulid_pack.training.objective import times
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +142,12 @@ def test_narrow_floats_are_compared_in_float32(draw):
     assert found.dtype == torch.float32
     wanted = (q_id.double() - q.double()).square().mean().item()
     assert found.item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_shift_moves_the_noise_levels_as_the_host_moves_its_sigmas(draw):
+    normal = draw(64)
+    found = times(SimpleNamespace(kind=FLOW), normal, 4.0)
+    assert torch.allclose(found, time_snr_shift(4.0, normal.sigmoid()), rtol=1e-12)
+    assert torch.equal(times(SimpleNamespace(kind=FLOW), normal), normal.sigmoid())
+    with pytest.raises(ValueError, match="noise levels are not shifted"):
+        times(SimpleNamespace(kind=NOISE), normal, 4.0)
