@@ -12,7 +12,7 @@ from PIL import Image
 from ..training import adapter_files
 from .apprentice import Apprentice
 from .held_out import HeldOut
-from .recipes import QUESTIONS, SHIPPED, SHOWN, UNALIGNED, VARIANTS
+from .recipes import ABLATION, ALIGNED, QUESTIONS, SHOWN, UNALIGNED
 from .sheets import sheet
 from .world import World
 
@@ -34,7 +34,7 @@ def compare(
     found["ceiling"] = people.ceiling
     for seed in seeds:
         apprentice = Apprentice(world, folder, seed, tell)
-        for variant in VARIANTS:
+        for variant in ABLATION:
             adapter = adapter_files.load(apprentice.train(variant))
             tell(f"seed {seed}: judging {variant}")
             judged = {f"{weight:g}": people.judged(adapter, weight) for weight in WEIGHTS}
@@ -111,9 +111,9 @@ def table(found: dict[str, Any]) -> str:
     lines += ["", "Paired differences of likeness at weight 1:", ""]
     for better, worse in QUESTIONS:
         lines += [f"- {better} above {worse}: {line}" for line in paired(found, better, worse)]
-    lines += ["", f"At the likeness that '{SHIPPED}' has at weight 1:", ""]
+    lines += ["", f"At the likeness that '{ALIGNED}' has at weight 1:", ""]
     for seed in found["seeds"]:
-        own = found["variants"][SHIPPED][f"{seed}"]["weights"]
+        own = found["variants"][ALIGNED][f"{seed}"]["weights"]
         other = found["variants"][UNALIGNED][f"{seed}"]["weights"]
         wanted = own["1"]["likeness"]
         for name in ("outside", "words"):

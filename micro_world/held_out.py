@@ -33,8 +33,10 @@ class HeldOut:
         self.prompts = [self.own[i] for i in turned]
         people = draw_people(count, HELD_OUT)
         self.said = people[turned]
+        sitters = on_another_day(people, HELD_OUT)
+        self.light = sitters.number("light").flatten()  # of the photos
         with torch.no_grad():
-            self.sitters = photo(on_another_day(people, HELD_OUT), SIDE)
+            self.sitters = photo(sitters, SIDE)
             self.photos, _ = world.vectors(world.judge)(self.sitters)
             others, _ = world.vectors(world.judge)(render(people, SIDE))
         # two drawings of one person, by the renderer itself
@@ -57,7 +59,6 @@ class HeldOut:
 
     def figures(self, judged: Judged) -> dict[str, float]:
         """Return the means, and the standard error of the likeness."""
-        bright = torch.stack([one.crop.mean() for one in self.own])
         count = len(judged.likeness)
         return {
             "likeness": float(judged.likeness.mean()),
@@ -65,7 +66,7 @@ class HeldOut:
             "faces": float(judged.faces.mean()),
             "outside": float(judged.outside.mean()),
             "words": float(judged.words.mean()),
-            "light": correlation(bright, judged.light) if judged.light.std() > 0 else 0.0,
+            "light": correlation(self.light, judged.light) if judged.light.std() > 0 else 0.0,
         }
 
     def summary(self, adapter: Adapter) -> dict[str, Any]:

@@ -69,10 +69,10 @@ class World:
         """Return the diffusion model as ComfyUI loads it; it computes in float32."""
         return as_model({key: value.float() for key, value in self.networks["base"].items()})
 
-    def find(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def find(self, pictures: Tensor, sure: float = SURE) -> tuple[Tensor, Tensor]:
         """pictures [B, 3, H, W] about 0..1 -> the surest face's points [B, 5, 2], and if any [B].
 
-        Where there is no face, the points are the recogniser's template.
+        Where none is as sure as asked, the points are the recogniser's template.
         """
         small = interpolate(
             2 * pictures.detach() - 1, (CANVAS, CANVAS), mode="bilinear", antialias=True
@@ -83,7 +83,7 @@ class World:
         cell = torch.stack([best % width, best // width], 1)
         rows = torch.arange(len(best))
         five = points.flatten(2)[rows, :, best].reshape(-1, 5, 2) + cell[:, None]
-        found = score.flatten(1)[rows, best].sigmoid() > SURE
+        found = score.flatten(1)[rows, best].sigmoid() > sure
         five = five * (CELL / FINDER_SHRINK) * (pictures.shape[-1] / CANVAS)
         return torch.where(found[:, None, None], five, torch.tensor(TEMPLATE)), found.float()
 

@@ -1,10 +1,12 @@
 """Make a picture of a person with a real ComfyUI, from nothing, in one command.
 
-    python scripts/demo.py                          stand-in models: shows that everything works
-    python scripts/demo.py --models /path/to/models  real models: shows what it is good for
+    python scripts/demo.py                          drawn people: shows what the pack does
+    python scripts/demo.py --models /path/to/models  real models: shows how well
     python scripts/demo.py --family sdxl             the same with SDXL in place of FLUX
 
-Sets ComfyUI up if needed, starts it on a free port, runs ``workflows/api/flux_pulid_basic.json`` or
+Sets ComfyUI up if needed and starts it on a free port. Without models it draws people with small
+networks that come with the repository (``drawn_demo.py``). With models, or with --photo or --family
+sdxl and stand-in models, it runs ``workflows/api/flux_pulid_basic.json`` or
 ``sdxl_pulid_basic.json`` with and without the identity and puts photo, face and both pictures side
 by side.
 """
@@ -58,6 +60,8 @@ def main() -> int:
 
     started = time.monotonic()
     stand_ins = options.models is None
+    if stand_ins and options.family == "flux" and options.photo is None:
+        return drawn_people(host, options, started)
     family = FAMILIES[options.family]
     models = stand_in_models(options.family) if stand_ins else options.models
     packs = [STAND_INS / family.pack] if stand_ins else []
@@ -85,11 +89,49 @@ def main() -> int:
     return 0
 
 
+def drawn_people(host: hosting.Host, options: argparse.Namespace, started: float) -> int:
+    """Run the demo of drawn people; return the exit code."""
+    import drawn_demo
+    import drawn_world
+    from pulid_client import PromptRefused
+    from serving import Server
+
+    say("preparing the drawn world's models (trained, tiny)")
+    models = drawn_world.models()
+    basic = json.loads((WORKFLOWS / FAMILIES["flux"].workflow).read_text(encoding="utf-8"))
+    try:
+        say("starting ComfyUI")
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            Server(host, models, [drawn_world.PACK]) as server,
+        ):
+            say(f"ComfyUI answers at {server.url}")
+            files = [*drawn_world.photos(Path(scratch)), astronaut(Path(scratch))]
+            names = [server.upload(file) for file in files]
+            story = drawn_demo.story_of(names, basic, options)
+            result = server.queue(story, Progress(story), limit=options.limit)
+            if result.error is not None:
+                return fail(f"{result.error.get('node_type')}: {result.error['exception_message']}")
+            rows = drawn_demo.captioned(result, story.rows)
+            page = drawn_demo.page(server, result, rows, story.seed)
+    except (PromptRefused, RuntimeError, FileNotFoundError) as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        return fail("stopped")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    page.save(options.output)
+    for _, caption in (picture for row in rows for picture in row):
+        if "\n" in caption:
+            say(caption.replace("\n", ": "))
+    say(f"{options.output} written after {time.monotonic() - started:.0f} s")
+    return 0
+
+
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--models", type=Path, help="a real ComfyUI models folder (default: small stand-in models)"
+        "--models", type=Path, help="a real ComfyUI models folder (default: drawn people)"
     )
     parser.add_argument("--family", choices=list(FAMILIES), default="flux", help="of models")
     parser.add_argument(
@@ -106,7 +148,7 @@ def parse_arguments() -> argparse.Namespace:
     for path in (options.photo, options.models):
         if path is not None and not path.exists():
             parser.error(f"there is no {path}")
-    if options.models is None:
+    if options.models is None and (options.family != "flux" or options.photo):
         options.steps = options.steps or STAND_IN_STEPS
         options.size = options.size or STAND_IN_SIZE
     return options
@@ -265,12 +307,9 @@ def write_sheet(
         "Stand-in models with random weights: this shows that the identity acts, "
         f"not what {family.name} paints."
     )
-    sheet = compose(
-        [Image.open(io.BytesIO(p)).convert("RGB") for p in pictures],
-        CAPTIONS,
-        settings,
-        warning if stand_ins else "",
-    )
+    opened = [Image.open(io.BytesIO(p)).convert("RGB") for p in pictures]
+    row = list(zip(opened, CAPTIONS, strict=True))
+    sheet = compose([row], [settings], warning if stand_ins else "")
     output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(output)
 

@@ -1,4 +1,4 @@
-"""The demo's sheet: pictures side by side with captions."""
+"""The demo's sheet: rows of pictures over their captions."""
 
 from __future__ import annotations
 
@@ -10,29 +10,39 @@ HEIGHT = 512
 MARGIN, GAP = 32, 20
 CAPTION_SIZE, FOOTER_SIZE = 22, 18
 PAPER, INK, FAINT, ALARM = "#fbfaf7", "#1c1c1e", "#6a6a70", "#b3401a"
+Panel = tuple[Image.Image, str]
 
 
 def compose(
-    pictures: Sequence[Image.Image], captions: Sequence[str], settings: str, warning: str = ""
+    rows: Sequence[Sequence[Panel]], notes: Sequence[str], warning: str = "", height: int = HEIGHT
 ) -> Image.Image:
-    """Return ``pictures`` at one height over their captions, then the settings and a warning."""
-    panels = [
-        p.resize((round(p.width * HEIGHT / p.height), HEIGHT), Image.LANCZOS) for p in pictures
+    """Return rows of pictures at one height over their captions, then notes and a warning.
+
+    A caption of two lines has the second one fainter.
+    """
+    rows = [
+        [(p.resize((round(p.width * height / p.height), height), Image.LANCZOS), c) for p, c in row]
+        for row in rows
     ]
-    lines = [(settings, FAINT)] + ([(warning, ALARM)] if warning else [])
-    width = 2 * MARGIN + sum(p.width for p in panels) + GAP * (len(panels) - 1)
-    below = MARGIN + HEIGHT + 14
-    height = below + CAPTION_SIZE + 22 + len(lines) * (FOOTER_SIZE + 8) + MARGIN - 8
-    sheet = Image.new("RGB", (width, height), PAPER)
+    footer = [(note, FAINT) for note in notes] + ([(warning, ALARM)] if warning else [])
+    lines = max(caption.count("\n") + 1 for row in rows for _, caption in row)
+    step = height + 14 + lines * (CAPTION_SIZE + 6) + 16
+    wide = max(sum(p.width + GAP for p, _ in row) - GAP for row in rows)
+    low = MARGIN + len(rows) * step
+    size = (2 * MARGIN + wide, low + len(footer) * (FOOTER_SIZE + 8) + MARGIN - 8)
+    sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    left = MARGIN
-    for panel, caption in zip(panels, captions, strict=True):
-        sheet.paste(panel, (left, MARGIN))
-        draw.text((left, below), caption, INK, fitting_font(caption, panel.width))
-        left += panel.width + GAP
-    for row, (text, colour) in enumerate(lines):
-        top = below + CAPTION_SIZE + 22 + row * (FOOTER_SIZE + 8)
-        draw.text((MARGIN, top), text, colour, ImageFont.load_default(FOOTER_SIZE))
+    for number, row in enumerate(rows):
+        left, top = MARGIN, MARGIN + number * step
+        for panel, caption in row:
+            sheet.paste(panel, (left, top))
+            for line, text in enumerate(caption.split("\n")):
+                place = (left, top + height + 14 + line * (CAPTION_SIZE + 6))
+                draw.text(place, text, FAINT if line else INK, fitting_font(text, panel.width))
+            left += panel.width + GAP
+    for row, (text, colour) in enumerate(footer):
+        place = (MARGIN, low + row * (FOOTER_SIZE + 8))
+        draw.text(place, text, colour, ImageFont.load_default(FOOTER_SIZE))
     return sheet
 
 

@@ -4,7 +4,8 @@
         --vary weight=0.6,0.8,1 --vary start_at=0,0.1,0.2 --server http://127.0.0.1:8188
 
 Takes any workflow in API form that applies one identity, and any ComfyUI that has the pack; without
---server it starts one, with small stand-in models unless --models names real ones. The result
+--server it starts one, with small stand-in models unless --models names real ones or --drawn asks
+for drawn people, whose trained small models come with the repository. The result
 folder gets the pictures, results.csv and .json, a grid, a plot of likeness against disruption with
 the recommended setting, and report.html, one file to open or send. Ctrl-C, a dead server or a lost
 machine lose nothing: the same command goes on where it stopped. What it needs besides ComfyUI:
@@ -73,7 +74,12 @@ def server_of(options: argparse.Namespace, folder: Any) -> Iterator[str]:
     from sweeping.servers import own_server
 
     models, packs = options.models, []
-    if options.stand_ins:
+    if options.drawn:
+        import drawn_world
+
+        models, packs = drawn_world.models(), [drawn_world.PACK]
+        drawn_world.settle(options)
+    elif options.stand_ins:
         say("preparing stand-in models (random weights): the numbers mean nothing")
         sys.path.insert(0, str(ROOT / "tests"))
         from standins.sdxl_files import prepare_sdxl_models  # with FLUX's

@@ -59,6 +59,7 @@ def parse_arguments(description: str, arguments: Sequence[str]) -> argparse.Name
     )
     add("--server", help="the address of a ComfyUI that has the pack (default: starts one)")
     add("--models", type=Path, help="for a server of its own: a real ComfyUI models folder")
+    add("--drawn", action="store_true", help="drawn people and their trained small models")
     add("--output", type=Path, default=ROOT / "output" / "sweep", help="the result folder")
     add("--limit", type=float, default=3600.0, help="seconds for one picture")
     add("--patience", type=float, default=60.0, help="seconds that the server may be away")
@@ -66,7 +67,9 @@ def parse_arguments(description: str, arguments: Sequence[str]) -> argparse.Name
     for path in (*options.photo, options.models):
         if path is not None and not path.exists():
             parser.error(f"there is no {path}")
-    options.stand_ins = options.server is None and options.models is None
+    if options.drawn and (options.server is not None or options.models is not None):
+        parser.error("--drawn brings models and server of its own: leave --server and --models out")
+    options.stand_ins = not options.drawn and options.server is None and options.models is None
     if options.stand_ins:
         options.steps = options.steps or STAND_IN_STEPS
         options.size = options.size or STAND_IN_SIZE

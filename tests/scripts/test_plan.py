@@ -198,3 +198,7 @@ def test_the_command_line(photos, capsys):
     with pytest.raises(SystemExit):
         parse_arguments("", ["--vary", "weight"])
     assert "'weight' is not like weight=0.6,0.8,1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_arguments("", ["--drawn", "--server", "x"])
+    assert "--drawn brings models and server of its own" in capsys.readouterr().err
+    assert not parse_arguments("", ["--drawn"]).stand_ins

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import safetensors.torch
+import skimage.data
 from PIL import Image
 from places import ROOT, WORKFLOWS
 from standins.server import api_form, node_of, set_inputs
@@ -178,9 +180,7 @@ def test_pack_that_does_not_import_is_an_error(host, tmp_path):
 def start_demo(*arguments: str) -> subprocess.Popen:
     """Start ``scripts/demo.py`` with little to sample."""
     command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--steps", "2"]
-    return subprocess.Popen(
-        [*command, "--size", "128x160", *arguments], stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
 
 
 def address(demo: subprocess.Popen) -> str:
@@ -191,9 +191,10 @@ def address(demo: subprocess.Popen) -> str:
     raise AssertionError("the demo ended before its server answered")
 
 
-def test_demo_writes_four_panels_and_ends_its_server(models, tmp_path):
-    file = tmp_path / "new" / "demo.png"
-    demo = start_demo("--output", str(file))
+def test_demo_of_a_photo_writes_four_panels_and_ends_its_server(models, tmp_path):
+    photo, file = tmp_path / "me.png", tmp_path / "new" / "demo.png"
+    Image.fromarray(skimage.data.astronaut()).save(photo)
+    demo = start_demo("--size", "128x160", "--photo", str(photo), "--output", str(file))
     url = address(demo)
     messages, _ = demo.communicate(timeout=300)
     assert demo.returncode == 0, messages
@@ -206,6 +207,18 @@ def test_demo_writes_four_panels_and_ends_its_server(models, tmp_path):
     assert (np.diff(edges)[::2] > 300).all()
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url, timeout=5)
+
+
+def test_demo_of_drawn_people_shows_a_person(tmp_path):
+    file = tmp_path / "demo.png"
+    demo = start_demo("--output", str(file))
+    messages, _ = demo.communicate(timeout=300)
+    assert demo.returncode == 0, messages
+    said = dict(re.findall(r"\[demo\] (.+): likeness (-?[\d.]+)", messages))
+    assert float(said["weight 1"]) - float(said["without identity"]) > 0.2
+    assert len(said) == 9 and "both, side by side" in said
+    with Image.open(file) as page:
+        assert page.width > 1000 and page.height > 800
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without telling it")
