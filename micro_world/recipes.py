@@ -47,7 +47,7 @@ VARIANTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "long naive L_id": ("a start", [LONG]),
     "long accurate L_id": ("long naive L_id", [LAST]),
     "longer accurate L_id": ("long accurate L_id", [{**LAST, "steps": 1000}]),
-    "shipped": ("longer accurate L_id", [{**LAST, **BOTH, "name": "alignment", "steps": 300}]),
+    "shipped": ("longer accurate L_id", [{**LAST, **BOTH, "name": "alignment", "steps": 200}]),
 }
 ABLATION = tuple(VARIANTS)[:6]  # the shipped one stands beside it
 SHIPPED, ALIGNED, UNALIGNED = "shipped", "+ alignment", "control: more L_id"

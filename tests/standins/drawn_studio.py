@@ -1,4 +1,4 @@
-"""The trained drawn world in the pack's own nodes: photos of people in, pictures and likeness out."""
+"""The trained drawn world in the pack's own nodes: photos in, pictures and likeness out."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Studio:
 
 @dataclass(frozen=True)
 class Sitting:
-    """PEOPLE people, a photo [1, H, W, 3] of each, their identities and the judge's vectors."""
+    """People, a photo [1, H, W, 3] of each, their identities and the judge's vectors."""
 
     people: People
     photos: Sequence[Tensor]
@@ -119,12 +119,12 @@ def open_studio(folder: Path) -> Studio:
     )
 
 
-def sit(studio: Studio) -> Sitting:
-    """Take everybody's photo."""
-    people = draw_people(PEOPLE, SEED)
+def sit(studio: Studio, count: int = PEOPLE) -> Sitting:
+    """Take the photos of so many people."""
+    people = draw_people(count, SEED)
     shown = photo(on_another_day(people, SEED), PHOTO)
     photos = [one[None] for one in shown.movedim(1, -1)]
-    prompts = draw_people(PEOPLE, SEED + 1).prompts()
+    prompts = draw_people(count, SEED + 1).prompts()
     identities = [studio.identity(one) for one in photos]
     return Sitting(people, photos, identities, studio.vectors(shown), prompts)
 
@@ -132,7 +132,7 @@ def sit(studio: Studio) -> Sitting:
 def painted(
     studio: Studio, sitting: Sitting, model_of: Callable[[Identity], ModelPatcher], **how: object
 ) -> Tensor:
-    """Return everybody's picture [PEOPLE, 3, 64, W], each with a prompt and noise of its own."""
+    """Return everybody's picture [N, 3, 64, W], each with a prompt and noise of its own."""
     pictures = [
         studio.paint(model_of(identity), sitting.prompts[number], number, **how)
         for number, identity in enumerate(sitting.identities)
