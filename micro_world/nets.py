@@ -41,8 +41,9 @@ class Recogniser(nn.Module):
 class Finder(nn.Module):
     """Finds faces in pictures [B, 3, 8 h, 8 w] in -1..1, in cells of 32 pixels.
 
-    ``cells`` gives logits [B, 1, H, W], distances from the cell's corner to the box's sides and to
-    the five points, in cells: [B, 4, H, W] and [B, 10, H, W]; forward gives SCRFD's nine outputs.
+    ``cells`` gives logits [B, 1, H, W], distances from the cell's corner to the sides of the head's
+    box and to the five points, in cells: [B, 4, H, W] and [B, 10, H, W]; forward gives SCRFD's nine
+    outputs, whose boxes end at the face.
     """
 
     def __init__(self, widths: tuple[int, int, int] = (24, 40, 64)):
@@ -65,13 +66,22 @@ class Finder(nn.Module):
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         small = self.shrink(pictures)
         score, box, points = self.cells(small)
-        found = [rows(score.sigmoid(), 1), rows(relu(box), 4), rows(points, 10)]
+        found = [rows(score.sigmoid(), 1), rows(face_of(relu(box)), 4), rows(points, 10)]
         # a score of 0 in all cells of the finer strides, and what insightface reads beside it
         empty = [small[:, :1], nn.functional.avg_pool2d(small[:, :1], 2)]
         finer = [[rows(one * 0, width, width) for one in empty] for width in (1, 4, 10)]
         return tuple(
             value for own, last in zip(finer, found, strict=True) for value in (*own, last)
         )
+
+
+def face_of(head: Tensor) -> Tensor:
+    """Return the distances [B, 4, H, W] to a box of half the head's size around the same middle.
+
+    SCRFD's boxes end at brows and chin; what measures adds hair and neck to them.
+    """
+    first, last = head.split(2, dim=1)  # left and top, right and bottom
+    return torch.cat([(3 * first - last) / 4, (3 * last - first) / 4], 1)
 
 
 def rows(grid: Tensor, width: int, copies: int = 1) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 from drawn_world import BASIC, JUDGE, PICTURE, PORTRAIT, STEPS
 
-WEIGHTS, SEED = (0.5, 1.0, 1.3), 3
+WEIGHTS, SEED = (0.4, 0.7, 1.0), 4
 SCENES = {
     "cap, smiling": "a person, yellow, striped, cap, no glasses, teal shirt, middle, smiling",
     "sunglasses": "a person, red, plain, bareheaded, sunglasses, black shirt, left, serious",
@@ -84,11 +84,8 @@ class Story(dict):
         given |= {"weight": weight, "start_at": 0.0, "end_at": 1.0}
         return self.add(title, "PuLIDFluxApplyIdentity", **given, **more)
 
-    def paint(
-        self, title: str, model: Link, text: str, photo: Link, people: str = "one person"
-    ) -> Link:
-        """Add what draws a prompt's picture and measures it, wider for two people."""
-        wide = 1 if people == "one person" else 2
+    def paint(self, title: str, model: Link, text: str, wide: int = 1) -> Link:
+        """Add what draws a prompt's picture; ``wide`` of them side by side."""
         positive, negative = (
             self.add(f"{title}: {name}", "CLIPTextEncode", clip=self.clip, text=words)
             for name, words in (("prompt", text), ("negative prompt", ""))
@@ -99,15 +96,27 @@ class Story(dict):
         how |= {"sampler_name": "euler", "scheduler": "simple", "latent_image": latent}
         how |= {"model": model, "positive": positive, "negative": negative}
         samples = self.add(f"{title}: sampler", "KSampler", **how)
-        picture = self.add(f"{title}: decode", "VAEDecode", samples=samples, vae=self.vae)
-        judged = {"face_analysis": self.judge, "image": picture, "reference": photo}
-        self.add(measuring(title), "PuLIDMeasureIdentity", people=people, **judged)
-        return picture
+        return self.add(f"{title}: decode", "VAEDecode", samples=samples, vae=self.vae)
+
+    def measure(self, title: str, picture: Link, *photos: Link) -> None:
+        """Add what measures a picture of as many people side by side as there are photos."""
+        size = {"width": PICTURE, "height": PICTURE, "y": 0, "image": picture}
+        for number, photo in enumerate(photos):
+            part = self.add(f"{title}: part {number}", "ImageCrop", x=number * PICTURE, **size)
+            judged = {"face_analysis": self.judge, "image": part, "reference": photo}
+            judged["people"] = "one person"
+            self.add(measuring(title, number), "PuLIDMeasureIdentity", **judged)
+
+    def show_person(self, title: str, model: Link, text: str, photo: Link, caption: str) -> None:
+        """Draw a person, measure and show."""
+        picture = self.paint(title, model, text)
+        self.measure(title, picture, photo)
+        self.show(title, picture, caption)
 
 
-def measuring(title: str) -> str:
-    """Return the title of the node that measures a picture."""
-    return f"{title}: likeness"
+def measuring(title: str, number: int) -> str:
+    """Return the title of the node that measures one person in a picture."""
+    return f"{title}: judge {number}"
 
 
 def story_of(
@@ -128,21 +137,21 @@ def story_of(
     story.rows.append([])
     story.show("person", person, "one photo of a person")
     text = options.prompt or BASIC
-    story.show("plain", story.paint("plain", story.model, text, person), "without identity")
+    story.show_person("plain", story.model, text, person, "without identity")
     for weight in WEIGHTS:
-        title = f"weight {weight:g}"
         model = story.apply(f"apply {weight:g}", story.model, own, weight)
-        story.show(title, story.paint(title, model, text, person), title)
+        story.show_person(f"weight {weight:g}", model, text, person, f"weight {weight:g}")
     story.rows.append([])
     model = story.apply("apply", story.model, own)
     for title, text in SCENES.items():
-        story.show(title, story.paint(title, model, text, person), title)
+        story.show_person(title, model, text, person, title)
     story.rows.append([])
     story.show("other", other, "another person")
     left = story.apply("left", story.model, own, region="left half")
     both = story.apply("right", left, others, region="right half")
-    two = story.add("both photos", "ImageBatch", image1=person, image2=other)
-    story.show("two", story.paint("two", both, PAIR, two, "one per photo"), "both, side by side")
+    two = story.paint("two", both, PAIR, 2)
+    story.measure("two", two, person, other)
+    story.show("two", two, "both, side by side")
     stand_ins = [story.load_stand_in(f"PuLIDFluxLoad{name}") for name in ("Model", "EVACLIP")]
     faces = story.load("PuLIDFluxLoadInsightFace", f"{PORTRAIT}: faces", model_pack=PORTRAIT)
     seen, _ = story.encode(PORTRAIT, portrait, *stand_ins, faces)
@@ -158,12 +167,11 @@ def captioned(result: Any, rows: Sequence[Sequence[Picture]]) -> list[list[Pictu
 
 def likeness(result: Any, title: str) -> str:
     """Return the line about a picture's people, nothing where none was measured."""
-    measured = result.outputs.get(measuring(title), {}).get("pulid_measured")
-    if not measured:
-        return ""
-    found = [person["similarity"] for person in measured[0]["pictures"][0]["people"]]
+    found = []
+    while measured := result.outputs.get(measuring(title, len(found)), {}).get("pulid_measured"):
+        found.append(measured[0]["similarity"])
     said = ["no face found" if one is None else f"{one:.2f}" for one in found]
-    return "\nlikeness " + " and ".join(said)
+    return "\nlikeness " + " and ".join(said) if said else ""
 
 
 def page(server: Any, result: Any, rows: Sequence[Sequence[Picture]], seed: int) -> Any:

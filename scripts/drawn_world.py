@@ -28,8 +28,9 @@ def models() -> Path:
     load_host(hosting.prepare())
     from pulid_pack.micro_world.files import MANIFEST, TRAINED
 
-    trained = hashlib.sha256((TRAINED / MANIFEST).read_bytes()).hexdigest()[:8]
-    return prepare_folder(f"drawn-models-{trained}", ("drawn", "models"), write, HOST_DIR)
+    made_of = [TRAINED / MANIFEST, *(TRAINED.parent / f"{name}.py" for name in ("files", "nets"))]
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in made_of)).hexdigest()[:8]
+    return prepare_folder(f"drawn-models-{version}", ("drawn", "models"), write, HOST_DIR)
 
 
 def write(folder: Path) -> None:
@@ -70,8 +71,8 @@ def photos(folder: Path) -> list[Path]:
 
 
 def settle(options: argparse.Namespace) -> None:
-    """Give a sweep what drawn people need: a photo, a prompt that they know, size and judge."""
-    options.photo = options.photo or photos(options.output)[:1]
+    """Give a sweep what drawn people need: two photos, a prompt that they know, size and judge."""
+    options.photo = options.photo or photos(options.output)
     options.prompt = options.prompt or BASIC
     options.steps, options.size = options.steps or STEPS, options.size or (PICTURE, PICTURE)
     options.judge = options.judge or JUDGE

@@ -7,10 +7,12 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .folder import Folder
 from .plan import Cell
+
+if TYPE_CHECKING:  # a sweep reads its options before it is in the host's interpreter
+    from .folder import Folder
 
 LIKENESS = ("similarity", "missing")
 DISRUPTION = ("difference", "structure", "scene", "face_overlap", "face_size", "head_turn")

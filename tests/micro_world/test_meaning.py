@@ -80,6 +80,14 @@ def test_likeness_falls_the_later_the_identity_starts(studio, sitting):
         assert early - late > 0.03
 
 
+def test_the_first_half_of_the_steps_decides_who_it_is(studio, sitting):
+    first, second = (
+        alike(studio, sitting, partial(studio.apply, **window), steps=8)
+        for window in ({"end_at": 0.5}, {"start_at": 0.5})
+    )
+    assert first - second > 0.015
+
+
 def half(side: str) -> torch.Tensor:
     mask = torch.zeros(1, 64, 128)
     mask[..., slice(0, 64) if side == "left" else slice(64, 128)] = 1

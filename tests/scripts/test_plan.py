@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
-from places import WORKFLOWS
+from places import ROOT, WORKFLOWS
 from sweeping.graphs import find_output, set_setting
 from sweeping.options import parse_arguments, wish_of
 from sweeping.plan import Wish, file_name, plan
@@ -202,3 +204,12 @@ def test_the_command_line(photos, capsys):
         parse_arguments("", ["--drawn", "--server", "x"])
     assert "--drawn brings models and server of its own" in capsys.readouterr().err
     assert not parse_arguments("", ["--drawn"]).stand_ins
+
+
+@pytest.mark.parametrize("name", ["sweep", "demo", "train"])
+def test_a_python_without_packages_reads_the_options(name):
+    """Before a script goes on in the host's interpreter, it has the standard library alone."""
+    command = [sys.executable, "-S", str(ROOT / "scripts" / f"{name}.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout
