@@ -60,7 +60,7 @@ def main() -> int:
 
     started = time.monotonic()
     stand_ins = options.models is None
-    if stand_ins and options.family == "flux" and options.photo is None:
+    if options.drawn:
         return drawn_people(host, options, started)
     family = FAMILIES[options.family]
     models = stand_in_models(options.family) if stand_ins else options.models
@@ -148,7 +148,10 @@ def parse_arguments() -> argparse.Namespace:
     for path in (options.photo, options.models):
         if path is not None and not path.exists():
             parser.error(f"there is no {path}")
-    if options.models is None and (options.family != "flux" or options.photo):
+    options.drawn = not (options.models or options.photo) and options.family == "flux"
+    if options.drawn and (options.size or options.weight is not None):
+        parser.error("drawn people have a size and three weights: --size and --weight need --photo")
+    if options.models is None and not options.drawn:
         options.steps = options.steps or STAND_IN_STEPS
         options.size = options.size or STAND_IN_SIZE
     return options

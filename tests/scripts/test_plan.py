@@ -213,3 +213,10 @@ def test_a_python_without_packages_reads_the_options(name):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout
+
+
+def test_the_demo_of_drawn_people_refuses_what_it_would_not_heed():
+    command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--weight", "0.8"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "drawn people have a size and three weights" in done.stderr
