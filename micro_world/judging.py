@@ -30,9 +30,8 @@ class Judged:
     """Each picture's figures, all [N].
 
     likeness: cosine of photo and picture by the judge, 0 where no face is found; faces: 1 where one
-    is; outside: mean
-    difference to the picture without identity outside both heads, of 255; words: share of the
-    prompt's words that are read back; light: how much brighter than without identity.
+    is; outside: mean difference to the picture without identity outside both heads, of 255; words:
+    share of the prompt's words that are read back; light: how much brighter than without identity.
     """
 
     likeness: Tensor

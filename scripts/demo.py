@@ -14,6 +14,7 @@ by side.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import io
 import json
@@ -21,11 +22,17 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hosting
 from hosting import ROOT
+
+if TYPE_CHECKING:
+    from pulid_client import Result
+    from serving import Server
 
 WORKFLOWS = ROOT / "workflows" / "api"
 STAND_INS = ROOT / "tests" / "standins"
@@ -55,76 +62,82 @@ def main() -> int:
     options = parse_arguments()
     host = hosting.prepare()
     hosting.run_inside(host, Path(__file__).resolve(), sys.argv[1:])
-    from pulid_client import PromptRefused
-    from serving import Server  # these two need the host's interpreter
+    from pulid_client import PromptRefused  # needs the host's interpreter
 
     started = time.monotonic()
-    stand_ins = options.models is None
-    if options.drawn:
-        return drawn_people(host, options, started)
-    family = FAMILIES[options.family]
-    models = stand_in_models(options.family) if stand_ins else options.models
-    packs = [STAND_INS / family.pack] if stand_ins else []
-    workflow = WORKFLOWS / family.workflow
     try:
-        say("starting ComfyUI")
-        with tempfile.TemporaryDirectory() as scratch, Server(host, models, packs) as server:
-            say(f"ComfyUI answers at {server.url}")
-            photo = server.upload(options.photo or astronaut(Path(scratch)))
-            info = server.object_info()
-            prompt = extended(json.loads(workflow.read_text(encoding="utf-8")), family.apply, info)
-            adjust(prompt, options, photo, info)
-            result = server.queue(prompt, Progress(prompt), limit=options.limit)
-            if result.error is not None:
-                return fail(f"{result.error.get('node_type')}: {result.error['exception_message']}")
-            pictures = [server.image(result.images(node)[0]) for node in PANELS]
+        (draw_people if options.drawn else draw_somebody)(host, options)
     except (PromptRefused, RuntimeError, FileNotFoundError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
         return fail("stopped")
-    write_sheet(options.output, pictures, prompt, family, stand_ins)
-    if stand_ins:
-        say(f"stand-in weights: this shows that identity acts, not what {family.name} paints")
     say(f"{options.output} written after {time.monotonic() - started:.0f} s")
     return 0
 
 
-def drawn_people(host: hosting.Host, options: argparse.Namespace, started: float) -> int:
-    """Run the demo of drawn people; return the exit code."""
+def draw_somebody(host: hosting.Host, options: argparse.Namespace) -> None:
+    """Draw the person of a photo with and without identity; write photo, face and both pictures."""
+    stand_ins = options.models is None
+    family = FAMILIES[options.family]
+    models = stand_in_models(options.family) if stand_ins else options.models
+    packs = [STAND_INS / family.pack] if stand_ins else []
+    with comfyui(host, models, packs) as (server, scratch):
+        photo = server.upload(options.photo or astronaut(scratch))
+        info = server.object_info()
+        prompt = extended(read_workflow(family), family.apply, info)
+        adjust(prompt, options, photo, info)
+        result = run(server, prompt, options.limit)
+        pictures = [server.image(result.images(node)[0]) for node in PANELS]
+    write_sheet(options.output, pictures, prompt, family, stand_ins)
+    if stand_ins:
+        say(f"stand-in weights: this shows that identity acts, not what {family.name} paints")
+
+
+def draw_people(host: hosting.Host, options: argparse.Namespace) -> None:
+    """Draw people of the drawn world, write their page and say how alike they are."""
     import drawn_demo
     import drawn_world
-    from pulid_client import PromptRefused
-    from serving import Server
 
     say("preparing the drawn world's models (trained, tiny)")
     models = drawn_world.models()
-    basic = json.loads((WORKFLOWS / FAMILIES["flux"].workflow).read_text(encoding="utf-8"))
-    try:
-        say("starting ComfyUI")
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            Server(host, models, [drawn_world.PACK]) as server,
-        ):
-            say(f"ComfyUI answers at {server.url}")
-            files = [*drawn_world.photos(Path(scratch)), astronaut(Path(scratch))]
-            names = [server.upload(file) for file in files]
-            story = drawn_demo.story_of(names, basic, options)
-            result = server.queue(story, Progress(story), limit=options.limit)
-            if result.error is not None:
-                return fail(f"{result.error.get('node_type')}: {result.error['exception_message']}")
-            rows = drawn_demo.captioned(result, story.rows)
-            page = drawn_demo.page(server, result, rows, story.seed)
-    except (PromptRefused, RuntimeError, FileNotFoundError) as error:
-        return fail(str(error))
-    except KeyboardInterrupt:
-        return fail("stopped")
+    with comfyui(host, models, [drawn_world.PACK]) as (server, scratch):
+        names = [server.upload(one) for one in (*drawn_world.photos(scratch), astronaut(scratch))]
+        story = drawn_demo.story_of(names, read_workflow(FAMILIES["flux"]), options)
+        result = run(server, story, options.limit)
+        rows = drawn_demo.captioned(result, story.rows)
+        page = drawn_demo.page(server, result, rows, story.seed)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     page.save(options.output)
     for _, caption in (picture for row in rows for picture in row):
         if "\n" in caption:
             say(caption.replace("\n", ": "))
-    say(f"{options.output} written after {time.monotonic() - started:.0f} s")
-    return 0
+
+
+@contextlib.contextmanager
+def comfyui(
+    host: hosting.Host, models: Path, packs: Sequence[Path]
+) -> Iterator[tuple[Server, Path]]:
+    """Yield a running ComfyUI and a folder for photos; both are gone afterwards."""
+    from serving import Server
+
+    say("starting ComfyUI")
+    with tempfile.TemporaryDirectory() as scratch, Server(host, models, packs) as server:
+        say(f"ComfyUI answers at {server.url}")
+        yield server, Path(scratch)
+
+
+def run(server: Server, prompt: Prompt, limit: float) -> Result:
+    """Run a prompt and return its result; RuntimeError with the node's words if one failed."""
+    result = server.queue(prompt, Progress(prompt), limit=limit)
+    if result.error is not None:
+        node, message = result.error.get("node_type"), result.error["exception_message"]
+        raise RuntimeError(f"{node}: {message}")
+    return result
+
+
+def read_workflow(family: Family) -> Prompt:
+    """Return the family's basic workflow."""
+    return json.loads((WORKFLOWS / family.workflow).read_text(encoding="utf-8"))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -15,7 +15,7 @@ from pulid_pack.training import adapter_files
 
 PEOPLE = 48
 LARGEST = 12e6  # bytes of all files
-GOAL = 0.4  # of the ceiling; 0.6 is what we want
+REACHED = 0.4  # of the ceiling, as a floor for new files; the goal is 0.6, and not reached
 WORDS, LIGHT = 0.05, 0.1
 
 
@@ -36,10 +36,10 @@ def test_the_recipe_is_still_that_of_the_files(manifest):
     assert manifest["adapter"] == SHIPPED
 
 
-def test_the_adapter_reaches_the_goal(manifest):
+def test_the_figures_are_no_worse_than_what_was_reached(manifest):
     figures = manifest["figures"]
     at_one, plain = figures["at weight 1"], figures["without identity"]
-    assert at_one["likeness"] > GOAL * figures["two drawings of one person"]
+    assert at_one["likeness"] > REACHED * figures["two drawings of one person"]
     assert at_one["words"] > plain["words"] - WORDS
     assert abs(at_one["light"]) < LIGHT
 
