@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.sample
-import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 from pulid_pack.encoders.eva_clip import EvaClip, load_eva_clip
@@ -28,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from standins.drawn import write_drawn_models
-from standins.models import EVA_CLIP, FACE_PACK, FLUX, PARSING, PULID
+from standins.models import EVA_CLIP, FACE_PACK, PARSING, PULID
 
 PEOPLE, SEED = 12, 4242  # nobody was trained on these
 PHOTO = 128  # pixels of a photo's side
@@ -108,11 +107,11 @@ class Sitting:
 
 def open_studio(folder: Path) -> Studio:
     """Write the shipped files below ``folder`` as ComfyUI's models, and load them."""
-    models = write_drawn_models(folder, TRAINED / ADAPTER)
+    models, world = write_drawn_models(folder, TRAINED / ADAPTER), read_world()
     return Studio(
         models,
-        read_world(),
-        comfy.sd.load_diffusion_model(str(models / FLUX)),
+        world,
+        world.base(),  # float32: under dynamic VRAM the file's bfloat16 is cast on a card only
         load_pulid(models / PULID),
         load_eva_clip(models / EVA_CLIP),
         load_face_analysis(models / FACE_PACK, "auto", models / PARSING),
