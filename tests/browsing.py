@@ -154,7 +154,7 @@ def open_tab(browser: Browser, server: Blocking, vue: bool) -> Iterator[Tab]:
     """Open the page of ``server``, with the classic canvas or the Vue renderer."""
     settings = SETTINGS | {"Comfy.VueNodes.Enabled": vue}
     server.open("/settings", json.dumps(settings).encode()).close()
-    with browser.new_context(viewport=SIZE) as context:
+    with browser.new_context(viewport=SIZE, reduced_motion="reduce") as context:
         page = context.new_page()
         page.add_init_script(path=SCRIPT)
         tab = Tab(page, server, vue)

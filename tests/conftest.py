@@ -68,10 +68,12 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
+@pytest.hookimpl(trylast=True)  # pytest's own order opens each page several times
 def pytest_collection_modifyitems(config, items):
     """Leave out what was not asked for: long forms, the GPU's tests, with --switches servers'.
 
-    The files that take longest come first, so that two processes end at about the same time.
+    The files that take longest come first, so that two processes end at about the same time. Of
+    the browser's tests, those of one page follow each other.
     """
     left_out = [] if config.getoption("--long") else ["slow"]
     left_out += ["server", "browser", "own_switches"] if config.getoption("--switches") else []
@@ -86,10 +88,13 @@ def pytest_collection_modifyitems(config, items):
     marks: dict[Path, set[str]] = {}
     for item in items:
         marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
-    items[:] = sorted(
-        filter(wanted, items),
-        key=lambda item: ("browser" not in marks[item.path], "server" not in marks[item.path]),
-    )
+
+    def place(item) -> tuple[bool, bool, str]:
+        own = marks[item.path]
+        page = item.callspec.params.get("opened", "") if hasattr(item, "callspec") else ""
+        return "browser" not in own, "server" not in own, page
+
+    items[:] = sorted(filter(wanted, items), key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

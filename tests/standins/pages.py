@@ -32,7 +32,7 @@ def in_turn(paths: list[Path], slow: str = "", twice: bool = False) -> pytest.Ma
                 pairs.append(
                     pytest.param(renderer, path, id=f"{renderer}-{path.stem}", marks=marks)
                 )
-    return pytest.mark.parametrize(("opened", "path"), pairs, indirect=["opened"], scope="module")
+    return pytest.mark.parametrize(("opened", "path"), pairs, indirect=["opened"], scope="package")
 
 
 def on(*pages: str) -> pytest.MarkDecorator:
