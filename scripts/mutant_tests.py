@@ -13,7 +13,7 @@ FILES: dict[str, tuple[str, str]] = {
     ),
     "identity/id_mlp.py": (
         "pulid_sdxl/test_checkpoint.py pulid_sdxl/test_golden.py",
-        "(named or layout or encoder_of_v1) and not nvidia",
+        "(named or layout or encoder_of_v1 or released_sizes) and not nvidia",
     ),
     "identity/prepared.py": (
         "pulid_flux/test_hooks.py pulid_flux/test_uses.py",
@@ -46,7 +46,7 @@ FILES: dict[str, tuple[str, str]] = {
     ),
     "identity/identity.py": (
         "identity/test_run.py identity/test_fusion.py identity/test_files.py",
-        "(never or refuses) and not nvidia",
+        "(never or refuses or blend) and not nvidia",
     ),
     "identity/masks.py": (
         "identity/test_masks.py identity/test_run.py identity/test_properties.py",
@@ -57,7 +57,7 @@ FILES: dict[str, tuple[str, str]] = {
         "identity/test_run.py identity/test_properties.py",
         "prompts or row or of_another_size",
     ),
-    "identity/run.py": ("identity/test_run.py", ""),
+    "identity/run.py": ("identity/test_run.py identity/test_tile_masks.py", ""),
     "identity/window.py": (
         "identity/test_window.py identity/test_properties.py",
         "window or steps or fraction",
@@ -109,7 +109,7 @@ FILES: dict[str, tuple[str, str]] = {
     "encoders/parsing.py": ("encoders/test_parsing.py encoders/test_weights.py", ""),
     "encoders/photo.py": (
         "encoders/test_photo.py encoders/test_faces.py",
-        "sixteen or edges or bands or alpha or annotated",
+        "sixteen or edges or bands or alpha or annotated or held",
     ),
     "encoders/pixels.py": ("encoders/test_pixels.py", ""),
     "encoders/providers.py": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from pulid_pack.encoders import (
     parsing,
@@ -17,3 +18,13 @@ def test_labels_follow_the_picture(analysis):
     assert labels.shape == (1, 512, 512)
     assert (labels[:, :, :224] == 0).all()
     assert (labels[:, :, 288:] == 1).all()
+
+
+def test_a_picture_is_normalised_as_imagenets_were(analysis, monkeypatch):
+    """By the mean and the deviation that torchvision's models are trained with."""
+    seen = []
+    model = analysis.parser.model
+    monkeypatch.setattr(model, "forward", lambda x: seen.append(x) or (torch.zeros(1, 19, 1, 1),))
+    parsing.parse_faces(analysis.parser, torch.tensor([0.0, 0.5, 1.0]).expand(1, 512, 512, 3))
+    expected = [(0 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    assert seen[0][0, :, 7, 9].tolist() == pytest.approx(expected, abs=1e-6)

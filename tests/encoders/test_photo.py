@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pulid_pack.encoders import photo
+from pulid_pack.encoders.detection import Face
 from pulid_pack.encoders.faces import (
     prepare_photo,
     read_photos,
@@ -84,3 +85,26 @@ def test_a_large_photo_is_never_held_in_float_a_second_time():
 
 def test_small_photos_are_not_enlarged():
     assert prepare_photo(torch.zeros(8, 9, 1)).shape == (8, 9, 3)
+
+
+BOXES = [(100, 50, 200, 150), (480, 0, 511, 100)]
+
+
+def test_the_annotated_photo_has_thick_boxes_for_the_chosen_and_labels_inside():
+    """512 pixels are two units: the chosen box's lines are four pixels wide, the other's two."""
+    grey = np.full((512, 512, 3), 99, np.uint8)
+    faces = tuple(Face(np.array(b, float), 0.5, np.zeros((5, 2)), (512, 512)) for b in BOXES)
+    drawn = (photo.annotate(grey, faces, 0) * 255).round().int().numpy()
+    colours = [(drawn == colour).all(-1) for colour in (photo.CHOSEN, photo.OTHER)]
+    for (left, top, right, bottom), there, thick in zip(BOXES, colours, (4, 2), strict=True):
+        middle = (top + bottom) // 2
+        assert there[middle, left : left + 8].sum() == thick, "lines go inwards from the box"
+        assert there[middle, right - 7 : right + 1].sum() == thick
+    assert colours[0][40:50, 100:105].any(), "above the first box"
+    assert colours[1][0:5, 505:512].any(), "the second one's is moved in, and down from the top"
+    assert {tuple(c) for c in drawn[20:48, 104:130].reshape(-1, 3).tolist() if max(c) < 60} >= {
+        (0, 0, 0)
+    }
+    nobody = (photo.annotate(grey, (), None) * 255).round().int().numpy()
+    label = np.argwhere((nobody == photo.OTHER).all(-1))
+    assert label.min(0).tolist() == [0, 0] and label.max() < 128

@@ -150,3 +150,23 @@ def test_loading_draws_no_random_numbers(face_files):
     with_retinaface(face_files)
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])
+
+
+def test_of_a_pack_no_more_files_are_opened_than_are_needed(face_files, tmp_path, monkeypatch):
+    pack = shutil.copytree(face_files / "antelopev2", tmp_path / "pack")
+    for name in "yz":
+        shutil.copy(pack / "glintr100.onnx", pack / f"{name}.onnx")
+    opened = []
+    real = sessions.open_model
+    monkeypatch.setattr(
+        sessions, "open_model", lambda file, provider: opened.append(file) or real(file, provider)
+    )
+    files = [pack / name for name in ("glintr100.onnx", "scrfd_10g_bnkps.onnx", "y.onnx")]
+    assert set(sessions.open_models(files, pack, "CPU")) == {"detection", "recognition"}
+    assert opened == files[:2]
+
+
+def test_a_damaged_pack_file_of_unknown_size_is_named_without_one(tmp_path):
+    (tmp_path / "own.onnx").write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match=r"own.onnx.*\(100 bytes\), expected an ONNX model\."):
+        sessions.open_model(tmp_path / "own.onnx", "CPU")

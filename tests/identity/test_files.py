@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from pulid_pack.identity import files
 from pulid_pack.identity.blending import blend, slerp, spherical_mix
 from pulid_pack.identity.files import checked_name, load_identity, save_identity, small_picture
 from pulid_pack.identity.identity import FaceVectors, Identity
@@ -237,3 +239,18 @@ def test_three_identities_are_mixed_one_after_the_other():
     # shares that cancel out on the way: half-way
     half = spherical_mix([one[:, :1], one[:, 1:2], one[:, 2:]], [1.0, -1.0, 1.0])
     assert half.flatten().tolist() == pytest.approx([0, 0, 1], abs=1e-6)
+
+
+def test_a_long_name_is_cut_in_the_message_at_sixty_characters():
+    for length, shown in ((60, "'" + "a" * 59 + ":'"), (61, "'" + "a" * 60 + "…'")):
+        with pytest.raises(ValueError) as error:
+            checked_name("a" * (length - 1) + ":")
+        assert str(error.value).startswith(shown)
+
+
+def test_an_unfinished_file_has_both_ends_of_an_unfinished_name(tmp_path, monkeypatch):
+    """What is left of a write that was cut off is known by them, and cleared away."""
+    seen = []
+    monkeypatch.setattr(files.os, "replace", lambda old, new: seen.append(Path(old).name))
+    files.write_whole(b"", tmp_path / "a", True)
+    assert seen[0].startswith(files.LEFTOVER[0]) and seen[0].endswith(files.LEFTOVER[1])

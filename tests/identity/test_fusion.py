@@ -104,3 +104,10 @@ def test_train_weight_looks_at_one_token_at_least():
     found = fuse(two, FusionOptions("train_weight", train_steps=1))
     # one step of 0.001 towards the photo of twos, and that photo's own part
     torch.testing.assert_close(found, torch.full((1, 1, 4), 3.001), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [FUSIONS[0], "median"])
+def test_what_is_no_fusion_of_tokens_is_named(mode):
+    """The first of the list is no sum of tokens: the encoder sees all photos at once."""
+    with pytest.raises(ValueError, match=f"fusion is '{mode}', expected one of joint"):
+        fuse(tokens(2), FusionOptions(mode))

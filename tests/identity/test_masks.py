@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pulid_pack.identity.masks import in_region, to_tokens
+from pulid_pack.identity.masks import REGIONS, in_region, to_tokens
 
 pytestmark = pytest.mark.usefixtures("switches")  # once more with NVIDIA's
 
@@ -48,3 +48,10 @@ def test_a_box_that_is_none_is_named(box):
 def test_an_unknown_region_is_named():
     with pytest.raises(ValueError, match="region is 'middle', expected one of whole picture, left"):
         in_region(None, "middle", "")
+
+
+def test_every_region_lies_in_the_picture_and_a_box_of_all_of_it_is_no_region():
+    mask = torch.rand(1, 4, 4)
+    assert in_region(mask, "box", "0, 0, 100, 100") is mask
+    for left, top, width, height in REGIONS.values():
+        assert 0 <= left < left + width <= 1 and 0 <= top < top + height <= 1

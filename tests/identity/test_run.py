@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from comfy.samplers import CFGGuider
-from pulid_pack.identity.identity import Identity
+from pulid_pack.identity.identity import FLUX, SDXL_V1, Identity, check_fits
 from pulid_pack.identity.masks import to_tokens
 from pulid_pack.identity.rows import Prompts, Rows
 from pulid_pack.identity.run import IdentityUse, SamplingRun, report, runs_negative, start_run
@@ -155,3 +155,44 @@ def test_a_mask_is_averaged_where_it_shrinks_and_interpolated_where_a_side_grows
     assert to_tokens(wide, (4, 2), (4, 2)).flatten().tolist() == [0.5, 0] * 4
     found = to_tokens(wide, (1, 16), (1, 16)).flatten().tolist()
     assert found == [0, 0.25, 0.75, 0.75, 0.25] + [0] * 11
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_setting_that_is_no_number_is_named(value):
+    with pytest.raises(ValueError, match=f"weight is {value}, expected a number"):
+        use(weight=value)
+    with pytest.raises(ValueError, match=f"start_at is {value}, expected a number"):
+        use(window=Window(start_at=value))
+
+
+def test_a_model_refuses_an_identity_of_another_width_or_family():
+    check_fits(ME, FLUX, 3, "a.safetensors")
+    with pytest.raises(ValueError, match="ID tokens of 3 values, but a.safetensors takes 4"):
+        check_fits(ME, FLUX, 4, "a.safetensors")
+    with pytest.raises(ValueError, match="made by PuLID-FLUX, but a.safetensors is PuLID-SDXL v1:"):
+        check_fits(ME, SDXL_V1, 3, "a.safetensors")
+
+
+PARTS = {"cond_or_uncond": [0, 1]}  # the positive prompt's rows twice, for two parts of the picture
+
+
+def test_rows_of_a_layer_in_which_a_prompt_has_several_parts():
+    found = list(Prompts().rows_in_layer(6, 4, 2, PARTS))
+    assert [(each.rows, each.unconditional) for each in found] == [
+        (slice(0, 4), False),
+        (slice(4, 6), True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "more"),
+    [
+        (5, {}),  # half a part
+        (2, {}),  # the negative prompt alone
+        (6, {"cond_or_uncond_couple": [0, 1, 0]}),  # another order
+        (6, {"cond_or_uncond": [1, 1]}),  # nothing that could be repeated
+    ],
+)
+def test_rows_of_a_layer_that_cannot_be_told_apart_are_an_error(found, more):
+    with pytest.raises(RuntimeError, match=f"{found} .*4"):
+        list(Prompts().rows_in_layer(found, 4, 2, {**PARTS, **more}))

@@ -76,3 +76,16 @@ def test_one_face_is_the_same_one_wherever_it_went_and_of_several_the_nearest():
     assert [move.faces for move in swapped] == [(0, 1), (1, 0)]
     assert moves([left], [right, face_at(50, 50, 5)]) == []
     assert moves([], [left]) == moves([left], []) == []
+
+
+def test_points_on_a_line_have_no_direction():
+    rows = turned(0, 0, 0)
+    for axis in (0, 1):
+        flat = rows.copy()
+        flat[:, axis] = 7.0
+        assert head_pose(flat) is None
+
+
+def test_the_mean_head_is_the_same_on_both_sides():
+    mirrored = HEAD[[1, 0, 2, 4, 3]] * (-1, 1, 1)
+    assert np.array_equal(mirrored, HEAD)

@@ -120,3 +120,9 @@ def test_the_range_is_the_recognisers_and_unknown_for_others():
         "different people below 0.2 (glintr100.onnx)."
     )
     assert range_of("x.onnx") == "No same-person range is known for x.onnx."
+
+
+def test_cosines_stay_between_their_ends_where_rounding_leaves_them():
+    vectors = np.random.default_rng(1).normal(size=(200, 512)).astype(np.float32)
+    found = cosines([*vectors, *-vectors], [*vectors])
+    assert found.min() == -1 and found.max() == 1

@@ -18,7 +18,9 @@ def layer(x, gain, img, out=None):
 def test_flux_1s_blocks_and_layers():
     doubles = [("double_block", 2 * i, i) for i in range(10)]
     singles = [("single_block", 4 * i, 10 + i) for i in range(10)]
-    assert block_layers(19, 38) == block_layers(19, 38, 10) == doubles + singles
+    found = block_layers(19, 38)
+    assert found == block_layers(19, 38, 10) == doubles + singles
+    assert all(type(layer) is int for _, _, layer in found)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,12 @@ import pytest
 import torch
 from pulid_pack.identity.id_encoder import encode_each, encode_joint
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
-from pulid_pack.pulid_flux.checkpoint import from_state_dict, load_pulid
+from pulid_pack.pulid_flux.checkpoint import (
+    build_layers,
+    check_kind,
+    from_state_dict,
+    load_pulid,
+)
 from safetensors.torch import save_file
 from standins.flux import flux_shapes, random_weights
 from standins.lab import TOKEN_WIDTH, person, small_flux, small_pulid
@@ -243,3 +248,21 @@ def test_metadata_may_say_whose_the_layers_are(tmp_path):
         save_file(weights(), path, metadata={"double_layers": wrong})
         with pytest.raises(ValueError, match=f"double_layers = {wrong}, expected a number of at"):
             load_pulid(path)
+
+
+@pytest.mark.parametrize("name", ["to_q", "to_kv"])
+def test_a_file_whose_first_layer_lacks_what_sizes_are_read_from_is_named(name):
+    key = f"pulid_ca.0.{name}.weight"
+    with pytest.raises(ValueError, match=f"lacks the tensor {key}"):
+        build_layers({k: v for k, v in weights(layers=1).items() if k != key}, "a file")
+
+
+def test_a_layer_without_heads_is_named():
+    empty = {**weights(layers=1), "pulid_ca.0.to_q.weight": torch.zeros(0, 128)}
+    with pytest.raises(ValueError, match="has 0 rows, expected a multiple of 128"):
+        build_layers(empty, "a file")
+
+
+def test_a_file_of_another_kind_shows_three_of_its_tensors():
+    with pytest.raises(ValueError, match=r"found a, b, c\. "):
+        check_kind(dict.fromkeys("edcba", torch.zeros(1)), "a file")

@@ -12,6 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from pulid_pack.identity.identity import Identity
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
 from pulid_pack.nodes.sdxl import PuLIDSDXLApplyIdentity
+from pulid_pack.pulid_sdxl.hooks import KEY
 from pulid_pack.pulid_sdxl.unet import attention_layers
 from standins.lab import person, small_flux, small_pulid
 from standins.sdxl import (
@@ -106,3 +107,13 @@ def test_a_setting_that_cannot_be_is_named(setting, words):
     values = {"method": "fidelity", "weight": 0.8, "start_at": 0.0, "end_at": 1.0, **setting}
     with pytest.raises(ValueError, match=words):
         PuLIDSDXLApplyIdentity.execute(tiny_sdxl(), tiny_pulid(), someone(1), **values)
+
+
+def test_each_identity_that_can_act_is_a_use_and_no_other():
+    sdxl, pulid = tiny_sdxl(), tiny_pulid()
+    model = sdxl
+    for seed, weight in ((1, 0.8), (2, 0.0), (3, 0.5)):
+        settings = ("fidelity", weight, 0.0, 1.0)
+        model = PuLIDSDXLApplyIdentity.execute(model, pulid, someone(seed), *settings)[0]
+    assert [use.weight for use in model.get_attachment(KEY).uses] == [0.8, 0.5]
+    assert sdxl.get_attachment(KEY) is None

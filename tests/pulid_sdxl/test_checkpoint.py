@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from golden.weights import golden_state_dict
+from pulid_pack.identity import id_mlp
 from pulid_pack.pulid_flux.checkpoint import load_pulid
 from pulid_pack.pulid_sdxl.checkpoint import load_pulid_sdxl
 from safetensors.torch import save_file
@@ -157,3 +158,8 @@ def test_a_pickle_that_runs_code_is_not_loaded(tmp_path):
     torch.save({"id_adapter.body.0.weight": print}, path)
     with pytest.raises(ValueError, match="cannot be read as model weights"):
         load_pulid_sdxl(path)
+
+
+def test_the_released_sizes_are_those_of_a_module_made_without():
+    released = {"body": 1024, "mapping": 1024, "face_tokens": 5, "output": 2048}
+    assert vars(id_mlp.Sizes()) == {**released, "id_cond": 1280, "vit": 1024}
