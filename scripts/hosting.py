@@ -50,9 +50,9 @@ PACK_REQUIREMENTS = (
 )
 OLDEST_PACKAGES = ROOT / "tests" / "oldest.txt"
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
-# Two test files at a time, in order (tests/conftest.py): one waits for a server or a page while the
-# other computes.
-WORKERS = ("-n", "2", "--no-loadscope-reorder")
+# Three test files at a time, in order (tests/conftest.py): while one or two wait for a server or a
+# page the others compute.
+WORKERS = ("-n", "3", "--no-loadscope-reorder")
 
 
 @dataclass(frozen=True)

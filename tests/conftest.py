@@ -72,7 +72,7 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(config, items):
     """Leave out what was not asked for: long forms, the GPU's tests, with --switches servers'.
 
-    The files that take longest come first, so that two processes end at about the same time. Of
+    The files that take longest come first, so that all processes end at about the same time. Of
     the browser's tests, those of one page follow each other.
     """
     left_out = [] if config.getoption("--long") else ["slow"]
