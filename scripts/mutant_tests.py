@@ -38,7 +38,7 @@ FILES: dict[str, tuple[str, str]] = {
     "identity/fusion.py": ("identity/test_fusion.py", "not nvidia"),
     "identity/id_encoder.py": (
         "identity/test_id_encoder.py pulid_flux/test_checkpoint.py",
-        "not nvidia and (id_encoder or sizes or tensor or named or width)",
+        "not nvidia and (id_encoder or sizes or tensor or named or width or overwritten)",
     ),
     "identity/id_former.py": (
         "identity/test_id_encoder.py pulid_flux/test_checkpoint.py pulid_flux/test_golden.py",

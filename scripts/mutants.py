@@ -17,6 +17,9 @@ REASONS = Path(__file__).with_name("mutants.json")
 # Same result in almost every program: `is` for `==` on small values, `==` for `is` on None. The
 # variable operators need arguments and random numbers.
 LEFT_OUT = ("_Is", "_IsNot", "Is_Eq", "IsNot_NotEq", "VariableReplacer", "VariableInserter")
+# Arguments that guard against slips in the pack's own code, or say how an error report shows a
+# record: what they guard against happens nowhere, so either value gives the same pictures.
+GUARDS = ("frozen", "kw_only", "strict", "repr", "compare")
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,15 @@ def left_out_lines(source: str) -> set[int]:
     return lines
 
 
-def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return where annotations begin and end, as (line, column)."""
-    found = []
+def left_out_parts(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return where annotations and guards' values begin and end, as (line, column)."""
+    parts = []
     for node in ast.walk(ast.parse(source)):
-        for name in ("annotation", "returns"):
-            part = getattr(node, name, None)
-            if part is not None:
-                found.append(
-                    ((part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset))
-                )
-    return found
+        parts += [getattr(node, name, None) for name in ("annotation", "returns")]
+        if isinstance(node, ast.Call):
+            parts += [k.value for k in node.keywords if k.arg in GUARDS]
+    ends = (part for part in parts if part is not None)
+    return [((p.lineno, p.col_offset), (p.end_lineno, p.end_col_offset)) for p in ends]
 
 
 def mutants_of(root: Path, file: str) -> Iterator[tuple[tuple[int, int], str, int]]:
@@ -77,7 +78,7 @@ def mutants_of(root: Path, file: str) -> Iterator[tuple[tuple[int, int], str, in
     from cosmic_ray.plugins import get_operator, operator_names
 
     source = (root / file).read_text(encoding="utf-8")
-    skipped, notes = left_out_lines(source), annotations(source)
+    skipped, parts = left_out_lines(source), left_out_parts(source)
     nodes = list(ast_nodes(get_ast(source)))
     found: dict[str, list[tuple[int, int]]] = {}
     for name in operator_names():
@@ -89,7 +90,7 @@ def mutants_of(root: Path, file: str) -> Iterator[tuple[tuple[int, int], str, in
             operator = get_operator(name)()
             found[kind] = [start for n in nodes for start, _ in operator.mutation_positions(n)]
         for occurrence, start in enumerate(found[kind]):
-            if start[0] not in skipped and not any(a <= start < b for a, b in notes):
+            if start[0] not in skipped and not any(a <= start < b for a, b in parts):
                 yield start, name, occurrence
 
 

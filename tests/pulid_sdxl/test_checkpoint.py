@@ -163,3 +163,9 @@ def test_a_pickle_that_runs_code_is_not_loaded(tmp_path):
 def test_the_released_sizes_are_those_of_a_module_made_without():
     released = {"body": 1024, "mapping": 1024, "face_tokens": 5, "output": 2048}
     assert vars(id_mlp.Sizes()) == {**released, "id_cond": 1280, "vit": 1024}
+
+
+def test_a_file_of_another_kind_shows_three_of_its_tensors(tmp_path):
+    path = write(tmp_path / "a.safetensors", {key: torch.zeros(1) for key in "edcba"})
+    with pytest.raises(ValueError, match=r"found a, b, c\. "):
+        load_pulid_sdxl(path)
