@@ -71,7 +71,11 @@ class Tensors(TorchDispatchMode):
 def test_a_large_photo_is_never_held_in_float_a_second_time():
     """Both as the face models' photo and as the page's; 8 bits of the whole are all it takes."""
     image = torch.rand(1, 3000, 4000, 3)
-    for work in (lambda: prepare_photo(image[0]), lambda: encoding.plain(read_photos(image))):
+    band, page = 4 * photo.BAND, 4 * 1024 * 768 * 3
+    for work, most in (
+        (lambda: prepare_photo(image[0]), band),
+        (lambda: encoding.plain(read_photos(image)), page),
+    ):
         tracemalloc.start()
         try:
             with Tensors() as tensors:
@@ -79,7 +83,7 @@ def test_a_large_photo_is_never_held_in_float_a_second_time():
             peak = tracemalloc.get_traced_memory()[1]  # numpy's arrays
         finally:
             tracemalloc.stop()
-        assert 0 < tensors.largest < image.nbytes / 8
+        assert 0 < tensors.largest <= most
         assert image.nbytes / 4 < peak < image.nbytes * 0.4
 
 
@@ -101,7 +105,7 @@ def test_the_annotated_photo_has_thick_boxes_for_the_chosen_and_labels_inside():
         assert there[middle, left : left + 8].sum() == thick, "lines go inwards from the box"
         assert there[middle, right - 7 : right + 1].sum() == thick
     assert colours[0][40:50, 100:105].any(), "above the first box"
-    assert colours[1][0:5, 505:512].any(), "the second one's is moved in, and down from the top"
+    assert colours[1][2, 470], "the second one's is moved in, and down from the top"
     assert {tuple(c) for c in drawn[20:48, 104:130].reshape(-1, 3).tolist() if max(c) < 60} >= {
         (0, 0, 0)
     }

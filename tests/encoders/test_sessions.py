@@ -170,3 +170,13 @@ def test_a_damaged_pack_file_of_unknown_size_is_named_without_one(tmp_path):
     (tmp_path / "own.onnx").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match=r"own.onnx.*\(100 bytes\), expected an ONNX model\."):
         sessions.open_model(tmp_path / "own.onnx", "CPU")
+
+
+def test_only_an_accelerator_that_does_not_start_again_is_told(face_files, monkeypatch, caplog):
+    """That it does not start at all is a note on the loader."""
+    held = sessions.FaceSessions(face_files / "antelopev2", "CPU")
+    monkeypatch.setattr(sessions.FaceSessions, "at_work", "another")
+    for told in (False, True):
+        held.models = {}
+        held.get("detection")
+        assert ("could not be started again" in caplog.text) == told
