@@ -9,7 +9,7 @@ FILES: dict[str, tuple[str, str]] = {
         "pulid_flux/test_hooks.py house/test_nvidia.py",
         "sum_of_weights or true_cfg or share_the_effect or has_its_mask or replaced_forward "
         "or caches or of_that_area or only_the_positive or interrupt or deepclone or otherwise "
-        "or tiles or leave_dynamic",
+        "or tiles or leave_dynamic or each_gpu",
     ),
     "identity/id_mlp.py": (
         "pulid_sdxl/test_checkpoint.py pulid_sdxl/test_golden.py",

@@ -29,6 +29,7 @@ def started(*uses):
     [("zero identity", ME.uncond_id_tokens), ("same identity", ME.id_tokens), ("none", None)],
 )
 def test_tokens_of_a_negative_prompt(unconditional, expected):
+    assert use().unconditional == "zero identity"
     one = use(unconditional=unconditional)
     assert one.tokens(negative=True) is expected
     assert one.tokens(negative=False) is ME.id_tokens
@@ -167,8 +168,10 @@ def test_a_setting_that_is_no_number_is_named(value):
 
 def test_a_model_refuses_an_identity_of_another_width_or_family():
     check_fits(ME, FLUX, 3, "a.safetensors")
-    with pytest.raises(ValueError, match="ID tokens of 3 values, but a.safetensors takes 4"):
-        check_fits(ME, FLUX, 4, "a.safetensors")
+    for width in (2, 4):
+        words = f"ID tokens of 3 values, but a.safetensors takes {width}"
+        with pytest.raises(ValueError, match=words):
+            check_fits(ME, FLUX, width, "a.safetensors")
     with pytest.raises(ValueError, match="made by PuLID-FLUX, but a.safetensors is PuLID-SDXL v1:"):
         check_fits(ME, SDXL_V1, 3, "a.safetensors")
 
@@ -182,6 +185,8 @@ def test_rows_of_a_layer_in_which_a_prompt_has_several_parts():
         (slice(0, 4), False),
         (slice(4, 6), True),
     ]
+    (found,) = Prompts().rows_in_layer(4, 4, 2, {"cond_or_uncond": [0, 0]})  # one part
+    assert found == Rows(slice(0, 4), 2, False, None)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from PIL import Image
 from pulid_pack.encoders.recognition import recognise_all
 from pulid_pack.measure.similarity import (
     Likeness,
+    bounds,
     cosines,
     homework,
     match,
@@ -119,6 +120,7 @@ def test_the_range_is_the_recognisers_and_unknown_for_others():
         "The recogniser's same-person range: photos of one person are mostly above 0.4, of "
         "different people below 0.2 (glintr100.onnx)."
     )
+    assert bounds("glintr100.onnx") == (0.2, 0.4) and bounds("x.onnx") is None
     assert range_of("x.onnx") == "No same-person range is known for x.onnx."
 
 

@@ -28,7 +28,7 @@ def weights(hidden=128, token_width=TOKEN_WIDTH, layers=20, encoder=64):
 
 @pytest.mark.parametrize(
     ("hidden", "token_width", "layers", "encoder"),
-    [(128, 96, 20, 64), (256, 48, 3, 128), (384, 200, 7, 192)],
+    [(128, 96, 20, 64), (256, 48, 3, 128), (384, 200, 7, 192), (128, 96, 1, 64)],
 )
 def test_sizes_come_from_the_tensors(tmp_path, hidden, token_width, layers, encoder):
     path = tmp_path / "odd.safetensors"
