@@ -85,6 +85,7 @@ class AdapterSettings:
     face_tokens: int = number(5, 1)
     token_width: int = number(2048, 1)
     heads: int = number(16, 1)
+    calibrate: int = number(64, 0)  # photos that set a new encoder's norms; 0: none do
     dtype: str = choice("bfloat16", "float16", "float32")  # of the file
     licence: str = ""
     trained_on: str = ""
@@ -92,9 +93,9 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW."""
+    """What turns gradients into steps; ``beta1`` and ``beta2`` are AdamW's."""
 
-    kind: str = choice("adamw", "adamw8bit")
+    kind: str = choice("adamw", "adamw8bit", "muon")
     beta1: float = number(0.9, 0.0, 1.0)
     beta2: float = number(0.99, 0.0, 1.0)
     weight_decay: float = number(0.01, 0.0)

@@ -15,6 +15,7 @@ from .config import Config, Stage
 
 GB, TERA = 1e9, 1e12
 HALF, SINGLE = 2, 4  # bytes of a bfloat16 and a float32
+STATES = {"adamw": 2 * SINGLE, "adamw8bit": 2, "muon": SINGLE}  # bytes a weight of an optimizer
 SIDES = (512, 768, 1024)
 CARDS = (24, 48, 80)  # GB
 SPARE = 1.5  # GB: the context of CUDA, cuDNN's workspaces, what the allocator cannot use
@@ -94,9 +95,9 @@ class Need:
         return max(0, int((card * GB - SPARE * GB - self.held) // self.each))
 
 
-def held(family: Family, weight: int = HALF, ema: bool = False, eight_bit: bool = False) -> float:
+def held(family: Family, weight: int = HALF, ema: bool = False, optimizer: str = "adamw") -> float:
     """Return the bytes that are there all the time; ``weight``: of one of the base's numbers."""
-    trained = family.adapter * (2 * SINGLE + (2 if eight_bit else 2 * SINGLE) + SINGLE * ema)
+    trained = family.adapter * (2 * SINGLE + STATES[optimizer] + SINGLE * ema)
     frozen = HALF * (VAE + TOWER) + SINGLE * RECOGNISER
     narrow = HALF * ENCODER  # the ID encoder's weights as a step computes with them
     return weight * family.parameters + trained + frozen + narrow
@@ -210,7 +211,7 @@ def table(cases: list[tuple[Family, int, Stage]], config: Config) -> list[str]:
     weight = 1 if config.model.weight_dtype.startswith("fp8") else HALF
     settings = config.optimizer
     for family, side, stage in cases:
-        there = held(family, weight, settings.ema > 0, settings.kind == "adamw8bit")
+        there = held(family, weight, settings.ema > 0, settings.kind)
         if config.model.branch or config.model.branch_lora:
             there += weight * family.parameters  # a second model
         found = need(family, side, stage, there)

@@ -21,8 +21,9 @@ from ..state_dicts import read_state_dict
 from . import adapter_files, branch
 from .adapter import Adapter, new
 from .base import Base
+from .calibration import calibrate
 from .config import Config
-from .dataset import Sample
+from .dataset import Pictures
 from .models import Models, Recognise, See, id_features
 from .recogniser import find_points, load_recogniser
 
@@ -204,7 +205,7 @@ def recognise(config: Config, name: str, base: ModelPatcher) -> Recognise:
     return vectors
 
 
-def make_adapter(config: Config, models: Models, sample: Sample) -> Adapter:
+def make_adapter(config: Config, models: Models, pictures: Pictures) -> Adapter:
     """Return the adapter to train: read from a file, or new in the settings' sizes."""
     own = config.adapter
     with torch.inference_mode(False):
@@ -212,7 +213,8 @@ def make_adapter(config: Config, models: Models, sample: Sample) -> Adapter:
             adapter = adapter_files.load(config.model_file(own.start))
             adapter.fits(models.base)
             return adapter
-        id_cond, hidden = id_features(models, [sample])
+        photos = pictures.train[: max(1, own.calibrate)]
+        id_cond, hidden = id_features(models, [pictures.sample(i) for i in photos])
         sizes = Sizes(
             dim=own.dim,
             inner=own.encoder_heads * HEAD_DIM,
@@ -225,4 +227,7 @@ def make_adapter(config: Config, models: Models, sample: Sample) -> Adapter:
             vit=hidden[0].shape[-1],
             mapping=own.dim,
         )
-        return new(models.base, sizes, own.heads, config.run.seed)
+        made = new(models.base, sizes, own.heads, config.run.seed)
+        if own.calibrate:
+            calibrate(made, id_cond, hidden)
+        return made

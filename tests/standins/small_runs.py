@@ -66,8 +66,7 @@ def start(folder: Path, config: dict, *how: str, **environment: str) -> subproce
 def train(config: Config, made: drawn.Drawn, **more: Any) -> Path:
     """Train as the command line does, in this process alone."""
     with torch.inference_mode(False):
-        sample = made.pictures.sample(made.pictures.train[0])
-        adapter = studio.make_adapter(config, made.models, sample)
+        adapter = studio.make_adapter(config, made.models, made.pictures)
         group = distributed.Group()
         return loop.train(config, made.models, made.pictures, adapter, group, **more)
 

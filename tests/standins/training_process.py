@@ -21,6 +21,5 @@ tables = json.loads(Path(sys.argv[2]).read_text())
 config = from_tables(tables, Path(), "the process's settings")
 with distributed.group(torch.device("cpu"), config.digest()) as group:
     made = drawn.make(config)
-    sample = made.pictures.sample(made.pictures.train[0])
-    adapter = studio.make_adapter(config, made.models, sample)
+    adapter = studio.make_adapter(config, made.models, made.pictures)
     loop.train(config, made.models, made.pictures, adapter, group, "resume" in sys.argv)

@@ -77,7 +77,7 @@ def test_every_slot_draws_for_itself():
 
 def objective(config, made):
     """Return an objective with a new adapter; use it inside trainable."""
-    adapter = studio.make_adapter(config, made.models, made.pictures.sample(0))
+    adapter = studio.make_adapter(config, made.models, made.pictures)
     adapter.requires_grad_(True)
     for layer in adapter.layers:
         torch.nn.init.normal_(layer.to_out.weight, std=0.05)  # at zero most gradients are zero
@@ -117,7 +117,9 @@ def test_losses_taken_one_by_one_have_the_gradient_of_their_sum(tmp_path, drawn_
         wanted = gradients(adapter)
         one = [taken([slot], stage, 0.5) for slot in (0, 1)]
         for mine, theirs in zip(gradients(adapter), wanted, strict=True):
-            assert torch.allclose(mine, theirs, atol=1e-6, rtol=1e-3)
+            # rounding is of the size of a weight's largest gradient
+            rounding = 1e-5 * float(theirs.abs().max())
+            assert torch.allclose(mine, theirs, atol=rounding, rtol=1e-3)
         for name, value in losses.items():
             assert value.item() == pytest.approx(sum(o[name].item() for o in one) / 2, rel=1e-4)
         total = 0.5 * losses["diffusion"] + 2 * losses["id"] + losses["semantic"] + losses["layout"]
@@ -127,7 +129,8 @@ def test_losses_taken_one_by_one_have_the_gradient_of_their_sum(tmp_path, drawn_
         half = gradients(adapter)
         taken([0, 1], replace(alone, diffusion=1.0))
         for mine, theirs in zip(gradients(adapter), half, strict=True):
-            assert torch.allclose(mine, 2 * theirs, atol=1e-7, rtol=1e-4)
+            rounding = 1e-6 * float(theirs.abs().max())
+            assert torch.allclose(mine, 2 * theirs, atol=rounding, rtol=1e-4)
 
 
 def test_the_naive_loss_comes_from_the_one_step_estimate(tmp_path, drawn_people):
@@ -286,20 +289,22 @@ def test_leakage_of_light_is_a_correlation():
     assert looked([0.1] * 4)[0].light is None and looked([0.1] * 4)[1].change == 1.0
 
 
-def test_eight_bit_adam_goes_on_where_it_stopped(tmp_path, drawn_people):
-    pytest.importorskip("bitsandbytes")
+@pytest.mark.parametrize(("kind", "dtype"), [("adamw8bit", torch.uint8), ("muon", torch.float32)])
+def test_another_optimizer_goes_on_where_it_stopped(tmp_path, drawn_people, kind, dtype):
+    if kind == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
 
-    def eight_bit(name):
+    def settings(name):
         own = tables(tmp_path / name, [{**SECOND, "steps": 4}], checkpoint_every=10)
-        return from_tables({**own, "optimizer": {"kind": "adamw8bit"}}, tmp_path, "the test")
+        return from_tables({**own, "optimizer": {"kind": kind}}, tmp_path, "the test")
 
-    train(eight_bit("whole"), drawn_people)
+    train(settings("whole"), drawn_people)
     with pytest.raises(loop.Interrupted):
-        train(eight_bit("stopped"), drawn_people, stop=lambda: True)
-    config = eight_bit("stopped")
+        train(settings("stopped"), drawn_people, stop=lambda: True)
+    config = settings("stopped")
     saved = load(newest(config.folder / "checkpoints"), config.digest())
     kept = [value for value in tree_leaves(saved.optimizer) if isinstance(value, torch.Tensor)]
-    assert torch.uint8 in {value.dtype for value in kept}
+    assert dtype in {value.dtype for value in kept}
     train(config, drawn_people, resume=True)
     losses = [[row["total"] for row in rows(tmp_path / name)] for name in ("whole", "stopped")]
     assert losses[0] == losses[1] and len(set(losses[0])) == 4

@@ -94,4 +94,6 @@ def test_what_a_card_has_room_for():
     assert Need(60 * GB, 4 * GB, 0).fits(48) == 0
     assert held(FAMILIES[0], 1) == held(FAMILIES[0]) - FAMILIES[0].parameters
     assert held(FAMILIES[0], ema=True) == held(FAMILIES[0]) + 4 * FAMILIES[0].adapter
-    assert held(FAMILIES[0], eight_bit=True) == held(FAMILIES[0]) - 6 * FAMILIES[0].adapter
+    for optimizer, less in (("adamw", 0), ("adamw8bit", 6), ("muon", 4)):
+        own = held(FAMILIES[0], optimizer=optimizer)
+        assert own == held(FAMILIES[0]) - less * FAMILIES[0].adapter

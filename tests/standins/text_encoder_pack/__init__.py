@@ -5,6 +5,8 @@ after the loader is ComfyUI's own: the CLIP object, the tokenizers, the text enc
 ComfyUI keeps a pack from replacing a core node, so the mapping is set here by hand.
 """
 
+import gc
+
 import nodes
 
 from .encoder import load_clip
@@ -20,3 +22,7 @@ class StandInDualCLIPLoader(nodes.DualCLIPLoader):
 
 nodes.NODE_CLASS_MAPPINGS["DualCLIPLoader"] = StandInDualCLIPLoader
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
+
+# The host looks for garbage among everything that is imported whenever a model is gone, which takes
+# longer than most prompts of the tests: what is there by now stays anyhow.
+gc.freeze()
