@@ -23,7 +23,9 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+LOOK_EVERY = 50  # ms, where a test waits: looking at every frame makes the page draw every frame
 SETTINGS = {
+    "LiteGraph.Canvas.MaximumFps": 15,
     "Comfy.TutorialCompleted": True,  # no templates dialog at the first visit
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
@@ -111,7 +113,7 @@ class Tab:
         self.page.get_by_test_id("queue-button").click()
         done = """tests.events.some(({ kind }) => /^execution_(success|error|inter)/.test(kind))
           || Object.keys(app.extensionManager.lastNodeErrors ?? {}).length"""
-        self.page.wait_for_function(done, timeout=1000 * seconds)
+        self.page.wait_for_function(done, timeout=1000 * seconds, polling=LOOK_EVERY)
         refused = self.page.evaluate("app.extensionManager.lastNodeErrors")
         assert not refused, json.dumps(refused)
         events = self.page.evaluate("tests.events")
@@ -121,7 +123,7 @@ class Tab:
 
     def wait_for(self, expression: str, argument: object = None) -> None:
         """Wait until a JavaScript expression or function holds."""
-        self.page.wait_for_function(expression, arg=argument, timeout=20_000)
+        self.page.wait_for_function(expression, arg=argument, timeout=20_000, polling=LOOK_EVERY)
 
     def picture(self, node: str, path: Path) -> None:
         """Save how a node looks; ``node`` is a JavaScript expression for it."""

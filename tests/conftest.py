@@ -57,11 +57,17 @@ def pytest_addoption(parser):
     parser.addoption("--gpu", action="store_true", help="run the tests that need CUDA alone")
 
 
+SERVED = ("tests/server/", *(f"tests/nodes/old_packs/test_{one}" for one in ("sdxl", "upgrade")))
+APART = ("tests/server/test_flags", "tests/server/test_sweep")  # they wait for servers of their own
+
+
 class ByFile(LoadScopeScheduling):
-    """Keep each file in one process; all that open the page share one, and its servers and tabs."""
+    """Keep each file in one process; all that share a server share one, and the page's its tabs."""
 
     def _split_scope(self, nodeid: str) -> str:
         path, _, _ = nodeid.partition("::")
+        if path.startswith(SERVED) and not path.startswith(APART):
+            return "server"
         return "page" if path.startswith("tests/page/") else path
 
 

@@ -178,8 +178,7 @@ class Config:
         parts = asdict(replace(self, root=Path()))
         for name in ("folder", "log_every", "checkpoint_every", "keep", "tensorboard"):
             parts["run"].pop(name)
-        parts.pop("validation")
-        parts["data"].pop("cache")
+        del parts["validation"], parts["data"]["cache"]
         for name in ("licence", "trained_on", "name", "dtype"):
             parts["adapter"].pop(name)
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]

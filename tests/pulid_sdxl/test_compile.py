@@ -19,15 +19,25 @@ def dynamo():
     torch._dynamo.reset()
 
 
+SHALLOW = {
+    "channel_mult": [1, 1],
+    "num_res_blocks": [1, 1],
+    "transformer_depth": [0, 1],
+    "transformer_depth_output": [0, 0, 1, 1],
+}
+LAYERS = 1 + 2 + 1  # input, output, middle
+
+
 @pytest.fixture(scope="module")
 def sdxl():
+    """Return a UNet with few layers, since each is traced in every test."""
     with torch.inference_mode():
-        return tiny_sdxl()
+        return tiny_sdxl(**SHALLOW)
 
 
 def apply(model, start_at=0.0, seed=1, **more):
-    settings = ("fidelity", 0.8, start_at, 1.0)
-    return PuLIDSDXLApplyIdentity.execute(model, tiny_pulid(), someone(seed), *settings, **more)[0]
+    settings = (tiny_pulid(layers=LAYERS), someone(seed), "fidelity", 0.8, start_at, 1.0)
+    return PuLIDSDXLApplyIdentity.execute(model, *settings, **more)[0]
 
 
 def compiled(model):
