@@ -213,7 +213,9 @@ def make_adapter(config: Config, models: Models, pictures: Pictures) -> Adapter:
             adapter = adapter_files.load(config.model_file(own.start))
             adapter.fits(models.base)
             return adapter
-        photos = pictures.train[: max(1, own.calibrate)]
+        # spread over the set: pictures of one person often stand together
+        count = max(1, own.calibrate)
+        photos = pictures.train[:: max(1, len(pictures.train) // count)][:count]
         id_cond, hidden = id_features(models, [pictures.sample(i) for i in photos])
         sizes = Sizes(
             dim=own.dim,
