@@ -33,11 +33,12 @@ def main(arguments: list[str]) -> int:
     hosting.run_inside(host, Path(__file__).resolve(), arguments)
     load_host(host)
     import torch
+    from comfy.model_management import get_torch_device
     from pulid_pack.micro_world.comparing import compare, grid, table
     from pulid_pack.micro_world.files import TRAINED, read_world
 
     torch.set_num_threads(options.threads)
-    world = read_world(options.world or TRAINED)
+    world = read_world(options.world or TRAINED, get_torch_device())
     options.folder.mkdir(parents=True, exist_ok=True)
     found = compare(world, options.folder, options.seeds, options.people, say)
     (options.folder / "table.md").write_text(table(found), encoding="utf-8")

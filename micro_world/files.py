@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .world import Networks, World
+from .world import CPU, Networks, World
 
 ADAPTER = "pulid.safetensors"
 MANIFEST = "manifest.json"
@@ -55,15 +55,18 @@ def narrow(value: Tensor, dtype: torch.dtype) -> Tensor:
     return (value.to(dtype) if value.is_floating_point() else value).contiguous()
 
 
-def read_world(folder: Path = TRAINED) -> World:
-    """Return the world of a folder's files. Raises FileNotFoundError if there are none."""
+def read_world(folder: Path = TRAINED, device: torch.device = CPU) -> World:
+    """Return the world of a folder's files. Raises FileNotFoundError if there are none.
+
+    device: of the networks that judge.
+    """
     files = [path for path in sorted(folder.glob("*.safetensors")) if path.name != ADAPTER]
     found = {path.stem: load_file(path) for path in files}
     if not found:
         raise FileNotFoundError(
             f"There are no trained networks in {folder}. Make them: python -m micro_world.train"
         )
-    return World(found)
+    return World(found, device)
 
 
 def write_onnx(net: nn.Module, path: Path, side: int, outputs: int) -> None:

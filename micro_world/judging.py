@@ -56,17 +56,18 @@ def draw(
     The same seed draws the same noise for every adapter and weight. Without an adapter: nobody.
     """
     sigmas = base.sigmas(steps)
+    adapter = adapter and adapter.to(base.device)
     pictures = []
     for row in range(0, len(samples), BATCH):
         own, prompts = samples[row : row + BATCH], text[row : row + BATCH]
         shape = (len(own), CHANNELS, LATENT, LATENT)
-        noise = torch.randn(shape, generator=generator(seed, row, "judging"))
+        noise = torch.randn(shape, generator=generator(seed, row, "judging")).to(base.device)
         cond = base.prepare(conditions(prompts), noise)
         identity = None
         if adapter is not None and weight:
             identity = adapter.identity(adapter.tokens(*id_features(models, own)), weight)
         ran = branch.run(base, identity, noise, cond, sigmas, 1)
-        pictures.append(models.decode(base, ran.latent))
+        pictures.append(models.decode(base, ran.latent).cpu())
     return torch.cat(pictures)
 
 
@@ -75,19 +76,22 @@ def judge(world: World, pictures: Tensor, plain: Tensor, photos: Tensor, people:
 
     photos: the judge's vectors [N, V]; people: whose words the prompts had.
     """
+    pictures, plain = pictures.to(world.device), plain.to(world.device)
     vectors, found = world.vectors(world.judge)(pictures.clamp(0, 1))
     likeness = cosine_similarity(photos, vectors, dim=-1) * found
     away = ~(heads(world, pictures) | heads(world, plain))[:, None]
     change = (pictures.clamp(0, 1) - plain.clamp(0, 1)).abs() * away
     outside = 255 * change.sum((1, 2, 3)) / (3 * away.sum((1, 2, 3))).clamp_min(1)
     lit = (pictures - plain).mean((1, 2, 3))
-    return Judged(likeness, found, outside, words_read(world, pictures, people), lit)
+    rows = likeness, found, outside, words_read(world, pictures, people), lit
+    return Judged(*(row.cpu() for row in rows))
 
 
 def words_read(world: World, pictures: Tensor, people: People) -> Tensor:
     """Return the share of the said words that the reader finds, [N]; 1 where none is said."""
     lines = world.reader.lines(pictures.clamp(0, 1))
-    right = torch.stack([own.argmax(1) == people.words[:, n] for n, own in enumerate(lines)], 1)
+    read = torch.stack([own.argmax(1) for own in lines], 1).cpu()
+    right = read == people.words
     said = people.said.float()
     return torch.where(people.said.any(1), (right * said).sum(1) / said.sum(1).clamp_min(1), 1.0)
 
@@ -97,7 +101,7 @@ def heads(world: World, pictures: Tensor) -> Tensor:
     points, found = world.find(pictures)
     low, high = points.amin(1), points.amax(1)
     middle, reach = (low + high) / 2, REACH * (high - low).amax(1, keepdim=True)
-    at = torch.arange(pictures.shape[-1]) + 0.5
+    at = torch.arange(pictures.shape[-1], device=points.device) + 0.5
     inside = [
         (at - middle[:, axis : axis + 1]).abs() < reach for axis in (0, 1)
     ]  # x, y, each [N, 64]

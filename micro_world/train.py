@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> int:
 
 def write(pool: Pool, networks: Networks, output: Path) -> None:
     """Write the networks, train their adapter, write it too, and say in the manifest how good."""
+    from comfy.model_management import get_torch_device
     from pulid_pack.micro_world import files, recipes
     from pulid_pack.micro_world.apprentice import Apprentice
     from pulid_pack.micro_world.held_out import HeldOut
@@ -60,7 +61,7 @@ def write(pool: Pool, networks: Networks, output: Path) -> None:
     from pulid_pack.training import adapter_files
 
     written = files.write_networks({**networks, files.EXACT: pool.codec.state_dict()}, output)
-    world = files.read_world(output)
+    world = files.read_world(output, get_torch_device())
     trained = Apprentice(world, pool.folder / "adapters", pool.seed, say).train(recipes.SHIPPED)
     adapter = files.write_adapter(trained, output)
     say(f"judging {JUDGED} held-out people")

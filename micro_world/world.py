@@ -22,21 +22,26 @@ from .flux import as_model
 from .nets import CELL, FINDER_SHRINK, Finder, Recogniser, WordReader
 from .school import CANVAS, TOWER, empty_tower
 
+CPU = torch.device("cpu")
 SURE = 0.5  # a finder's least score
 Networks = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class World:
-    """Weights by the network's name (see school.NETWORKS), and "codec"."""
+    """Weights by the network's name (see school.NETWORKS), and "codec".
+
+    device: of the finder, recognisers and reader; base and tower are on ComfyUI's.
+    """
 
     networks: Networks
+    device: torch.device = CPU
 
     def put(self, name: str, net: nn.Module) -> nn.Module:
         """Return ``net`` with the weights of that name, frozen, float32."""
         weights = {key: value.float() for key, value in self.networks[name].items()}
         net.load_state_dict(weights)
-        return net.eval().requires_grad_(False)
+        return net.to(self.device).eval().requires_grad_(False)
 
     @cached_property
     def codec(self) -> Codec:
@@ -74,25 +79,24 @@ class World:
 
         Where none is as sure as asked, the points are the recogniser's template.
         """
-        small = interpolate(
-            2 * pictures.detach() - 1, (CANVAS, CANVAS), mode="bilinear", antialias=True
-        )
+        pixels = 2 * pictures.detach().to(self.device) - 1
+        small = interpolate(pixels, (CANVAS, CANVAS), mode="bilinear", antialias=True)
         score, _, points = self.finder.cells(small)
         best = score.flatten(1).argmax(1)
         width = score.shape[-1]
         cell = torch.stack([best % width, best // width], 1)
-        rows = torch.arange(len(best))
+        rows = torch.arange(len(best), device=best.device)
         five = points.flatten(2)[rows, :, best].reshape(-1, 5, 2) + cell[:, None]
         found = score.flatten(1)[rows, best].sigmoid() > sure
         five = five * (CELL / FINDER_SHRINK) * (pictures.shape[-1] / CANVAS)
-        return torch.where(found[:, None, None], five, torch.tensor(TEMPLATE)), found.float()
+        return torch.where(found[:, None, None], five, five.new_tensor(TEMPLATE)), found.float()
 
     def vectors(self, net: Recogniser) -> Recognise:
         """Return what gives the vectors of pictures' faces, with gradient, and which have one."""
 
         def recognise(pictures: Tensor) -> tuple[Tensor, Tensor]:
             points, found = self.find(pictures)
-            return net(2 * warp(pictures, points) - 1), found
+            return net(2 * warp(pictures.to(self.device), points) - 1), found
 
         return recognise
 

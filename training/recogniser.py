@@ -64,15 +64,15 @@ def warp(
     """
     z = torch.view_as_complex(points.double().contiguous())
     fixed = torch.tensor(TEMPLATE) if template is None else template
-    w = torch.view_as_complex(fixed.double().contiguous())
+    w = torch.view_as_complex(fixed.to(z.device, torch.float64).contiguous())
     z0, w0 = z.mean(-1, keepdim=True), w.mean()
     a = ((z - z0).conj() * (w - w0)).sum(-1, keepdim=True) / (z - z0).abs().square().sum(
         -1, keepdim=True
     )
-    axis = torch.arange(side, dtype=torch.float64)
+    axis = torch.arange(side, dtype=torch.float64, device=z.device)
     pixel = torch.complex(axis[None, :].expand(side, -1), axis[:, None].expand(-1, side))
     source = (pixel - w0) / a[..., None] + z0[..., None]  # [B, side, side]
-    size = torch.tensor(pictures.shape[:1:-1], dtype=torch.float64)  # width, height
+    size = torch.tensor(pictures.shape[:1:-1]).to(axis)  # width, height
     grid = torch.view_as_real(source) * 2 / (size - 1) - 1
     return torch.nn.functional.grid_sample(
         pictures, grid.to(pictures), mode="bilinear", padding_mode="zeros", align_corners=True

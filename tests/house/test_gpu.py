@@ -15,8 +15,12 @@ import torch
 from golden.fixtures import golden_pixels
 from places import GOLDEN
 from pulid_pack.encoders.eva_clip import run_tower
+from pulid_pack.micro_world.album import samples
 from pulid_pack.micro_world.drawn import make
+from pulid_pack.micro_world.files import ADAPTER, TRAINED, read_world
+from pulid_pack.micro_world.held_out import HeldOut
 from pulid_pack.nodes.apply import PuLIDFluxApplyIdentity
+from pulid_pack.training import adapter_files
 from pulid_pack.training.models import id_features
 from pulid_pack.training.studio import seer
 from safetensors.torch import load_file
@@ -140,3 +144,11 @@ def test_a_photos_vector_meets_the_towers_on_its_card(golden_tower):
     id_cond, hidden = id_features(models, [one])
     assert {each.device.type for each in (id_cond, *hidden)} == {"cuda"}
     assert torch.equal(id_cond[0, 0, :512].cpu(), one.vector)
+
+
+def test_drawn_people_are_judged_on_the_card():
+    world = read_world(device=comfy.model_management.get_torch_device())
+    assert world.vectors(world.judge)(torch.rand(2, 3, 64, 64))[0].is_cuda
+    assert {one.vector.device.type for one in samples(world, 4, 1)} == {"cpu"}
+    found = HeldOut(world, 64).summary(adapter_files.load(TRAINED / ADAPTER))
+    assert found["at weight 1"]["likeness"] > 0.4 > abs(found["without identity"]["likeness"])
