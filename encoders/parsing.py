@@ -19,6 +19,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 RUN_MEMORY = 300 * 1024 * 1024
 
 
+class Unread(torch.nn.Module):
+    """In place of two heads that only training reads: with them a CPU takes a fifth longer."""
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features [B, C, H, W] -> as little of them as can be, twice."""
+        return features[..., :1, :1], features[..., :1, :1]
+
+
 def load_parser(path: Path) -> ModelPatcher:
     """Load facexlib's BiSeNet from ``path``.
 
@@ -39,7 +47,8 @@ def load_parser(path: Path) -> ModelPatcher:
     with torch.device("meta"):
         model = bisenet.BiSeNet(CLASSES)
     load_strictly(model, tensors, path, torch.float32)
-    return hold(model)
+    model.conv_out16 = model.conv_out32 = Unread()
+    return hold(model.to(memory_format=torch.channels_last))
 
 
 def parse_faces(parser: ModelPatcher, faces: torch.Tensor) -> torch.Tensor:

@@ -202,13 +202,10 @@ def test_a_base_in_bfloat16_keeps_likeness(studio, sitting, usual, narrow):
     assert abs(alike(studio, sitting, partial(studio.apply, model=flux)) - usual) < 0.01
 
 
-def test_a_base_in_fp8_keeps_likeness(studio, narrow):
-    """Each picture is another one, so more people: -0.020 ± 0.013 with 96 of them."""
-    flux, many = narrow(torch.float8_e4m3fn), sit(studio, 48)
-    usual, found = (
-        alike(studio, many, partial(studio.apply, model=model)) for model in (studio.flux, flux)
-    )
-    assert abs(found - usual) < 0.06
+def test_a_base_in_fp8_shows_the_person(studio, sitting, usual, narrow):
+    """Each picture is another one: how much is lost, test_shipped asks on more people."""
+    flux = narrow(torch.float8_e4m3fn)
+    assert usual - alike(studio, sitting, partial(studio.apply, model=flux)) < 0.1
 
 
 def test_easycache_keeps_likeness(studio, sitting):

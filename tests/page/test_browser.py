@@ -46,7 +46,8 @@ BYPASSED = 4
 READABLE = 4.5  # contrast of text, WCAG 2 level AA
 OURS = ("PuLIDFlux", "PuLIDSDXL")
 APPLIES = [f"{own}Apply{what}" for own in OURS for what in ("", "Identity")]
-CHROMA = "flux_pulid_chroma"  # at its true width it is slow
+# the rest runs in the page with --long; all run by their API form in server/test_workflows
+RUN = ("flux_pulid_basic", "flux_pulid_two_people", "sdxl_pulid_measure", "sdxl_pulid_two_people")
 # one old file of each family and kind of mask; every one runs by its prompt in nodes/old_packs
 RUN_OLD = [SAMPLES / f"{name}.json" for name in ("lldacing", "balazik_mask", "cubiq_fidelity")]
 # Encode, with a batch of two photos, for itself
@@ -123,7 +124,7 @@ def test_workflow_opens_with_nothing_missing_and_is_its_api_form(tab, file):
     assert [(text, contrast) for text, contrast in texts if contrast < READABLE] == []
 
 
-@in_turn(FILES, slow=CHROMA, twice=True)
+@in_turn(FILES, some=RUN)
 def test_workflow_runs_to_a_picture_that_each_identity_changes(tab, path):
     tab.open(json.loads(path.read_text("utf-8")))
     tab.page.evaluate("(photos) => tests.givePhotos(photos)", PHOTOS)

@@ -1,11 +1,12 @@
-"""What one workflow saves another loads; what older versions saved gives the same pictures.
+"""Each shipped workflow runs to a picture; what older versions saved gives the same pictures.
 
-That each shipped workflow runs to a picture is tested where people run them: in the page.
+That the page makes these prompts of the workflows is tested there (page/test_browser.py).
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from places import WORKFLOWS
 from pulid_pack.identity.files import load_identity
 from saved.making import IDENTITY, SAVED, identities, read_prompt, run, saving_prompt
 from standins.sdxl_files import CONVERTED
@@ -23,18 +25,25 @@ pytestmark = pytest.mark.server
 
 HELD_PLACE = "example.png"  # a drawing that every ComfyUI comes with
 PICTURES = sorted(SAVED.glob("*/pictures/*.png"))
+SHIPPED = sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
 SAVED_WORKFLOWS = sorted(SAVED.glob("*/workflows/*.json"))
 TOLERANCE = 2  # grey levels: rounding in float32, which the random stand-ins amplify
 
 
-def test_chroma_runs_to_a_picture_that_the_identity_changes(workshop):
-    """In the page (page/test_browser.py), where all the others run, it is slow."""
-    prompt = smaller(read_shipped("flux_pulid_chroma"))
-    (made,) = shown(workshop, workshop.queue(prompt), prompt)
-    assert made.std(axis=(0, 1)).max() > 5, "one flat colour"
-    set_inputs(prompt, "PuLIDFluxApply", weight=0.0)
-    (other,) = shown(workshop, workshop.queue(prompt), prompt)
-    assert np.abs(made.astype(int) - other).mean() > 0.05
+@pytest.mark.parametrize("name", SHIPPED)
+def test_it_runs_to_a_picture_that_each_identity_changes(workshop, name):
+    prompt = smaller(read_shipped(name))
+    made = shown(workshop, workshop.queue(prompt), prompt)
+    for picture in made:
+        assert picture.std(axis=(0, 1)).max() > 5, "one flat colour"
+    applies = [node for node in prompt.values() if re.match("PuLID.*Apply", node["class_type"])]
+    assert applies or name == "flux_pulid_save_identity"
+    for apply in applies:
+        weight, apply["inputs"]["weight"] = apply["inputs"]["weight"], 0.0
+        pictures = shown(workshop, workshop.queue(prompt), prompt)
+        changes = [abs(a.astype(int) - b).mean() for a, b in zip(made, pictures, strict=True)]
+        assert max(changes) > 0.05
+        apply["inputs"]["weight"] = weight
 
 
 def test_what_one_workflow_saves_another_loads(workshop):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,17 @@ EMPTY = {"nodes": [], "links": [], "version": 0.4}
 APPLY, ENCODE = "PuLIDFluxApply", "PuLIDFluxEncodeIdentity"
 
 
-def in_turn(paths: list[Path], slow: str = "", twice: bool = False) -> pytest.MarkDecorator:
+def in_turn(paths: list[Path], some: Sequence[str] = ()) -> pytest.MarkDecorator:
     """Return the parameters for a test that opens each file in one renderer, the two in turn.
 
-    Only with --long: the file named ``slow``, and where ``twice``, each in the other renderer too.
+    ``some``: only these names' files, and with --long each file in both renderers.
     """
+    chosen = [path for path in paths if path.stem in some] if some else paths
     pairs = []
     for place, renderer in enumerate(RENDERERS):
-        for i, path in enumerate(paths):
-            its_turn = i % 2 == place
-            if its_turn or twice:
-                marks = [] if its_turn and path.stem != slow else [pytest.mark.slow]
-                pairs.append(
-                    pytest.param(renderer, path, id=f"{renderer}-{path.stem}", marks=marks)
-                )
+        for path in paths if some else chosen[place::2]:
+            marks = [] if path in chosen[place::2] else [pytest.mark.slow]
+            pairs.append(pytest.param(renderer, path, id=f"{renderer}-{path.stem}", marks=marks))
     return pytest.mark.parametrize(("opened", "path"), pairs, indirect=["opened"], scope="package")
 
 
