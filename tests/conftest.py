@@ -59,15 +59,17 @@ def pytest_addoption(parser):
 
 SERVED = ("tests/server/", *(f"tests/nodes/old_packs/test_{one}" for one in ("sdxl", "upgrade")))
 APART = ("tests/server/test_flags", "tests/server/test_sweep")  # they wait for servers of their own
+# their server, the workshop, has both families' models
+WORKSHOP = ("server/test_workflows", "old_packs/test_sdxl", "test_every_setting_for_sdxl")
 
 
 class ByFile(LoadScopeScheduling):
-    """Keep each file in one process; all that share a server share one, and the page's its tabs."""
+    """Keep each file in one process; what shares a server shares one, and the page's its tabs."""
 
     def _split_scope(self, nodeid: str) -> str:
         path, _, _ = nodeid.partition("::")
         if path.startswith(SERVED) and not path.startswith(APART):
-            return "server"
+            return "workshop" if any(one in nodeid for one in WORKSHOP) else "server"
         return "page" if path.startswith("tests/page/") else path
 
 
