@@ -82,3 +82,12 @@ def test_overlap_of_boxes():
     assert overlap(np.array([0, 0, 2, 2]), np.array([1, 0, 3, 2])) == pytest.approx(1 / 3)
     assert overlap(np.array([0, 0, 2, 2]), np.array([2, 0, 3, 2])) == 0
     assert overlap(np.zeros(4), np.zeros(4)) == 0
+
+
+def test_the_box_of_points_by_hand_reaches_as_far_past_them_as_a_detectors():
+    """By 0.6 of their larger extent, and no further than the photo."""
+    photo = np.zeros((200, 100, 3), np.uint8)
+    face = detection.face_by_hand("40,30 60,30 50,40 45,50 55,50", photo)
+    assert face.box == pytest.approx([16, 36, 84, 124])  # points from 40, 60 to 60, 100
+    wide = detection.face_by_hand("10,5 90,5 50,20 30,40 70,40", photo)
+    assert wide.box == pytest.approx([0, 0, 100, 128])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from insightface.data import get_image
 from PIL import Image
 from pulid_pack.encoders import align, eva_clip, faces, photo
+from pulid_pack.encoders.detection import face_by_hand
 from pulid_pack.encoders.eva_clip import load_eva_clip, preprocess
 from pulid_pack.encoders.faces import (
     FACE_ORDERS,
@@ -327,3 +329,13 @@ def test_five_points_by_hand_stand_for_a_face_that_is_not_found(models):
 def test_points_that_are_none_are_named(models, points):
     with pytest.raises(ValueError, match="face_points is '.*expected ten numbers from 0 to 100"):
         face_features(*models, batch(astronaut()), face_points=points)
+
+
+def test_points_by_hand_stay_where_they_were_put_though_retinaface_is_loaded():
+    picture = skimage.data.astronaut()
+    face = face_by_hand("40,16 48,16 44,20 41,25 47,25", picture)
+    without, loaded = (
+        faces.align_face(SimpleNamespace(landmarks=landmarks), picture, face)
+        for landmarks in (None, "asked for nothing")
+    )
+    assert np.array_equal(without, loaded)

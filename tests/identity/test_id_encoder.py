@@ -15,7 +15,7 @@ from pulid_pack.identity.id_encoder import (
     load_id_encoder,
     nobody,
 )
-from pulid_pack.identity.id_former import IDFormer, Sizes
+from pulid_pack.identity.id_former import IDFormer, Sizes, read_sizes
 from standins.lab import TOKEN_WIDTH, small_pulid
 
 pytestmark = pytest.mark.usefixtures("switches")  # once more with NVIDIA's
@@ -81,3 +81,19 @@ def test_photos_stand_side_by_side_or_one_by_one():
 def test_nobody_has_no_tokens():
     found = nobody(small_pulid().id_encoder)
     assert found.id_tokens.shape == found.uncond_id_tokens.shape == (1, 0, TOKEN_WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("layers.0.0.to_q.weight", (100, 64)),  # heads of 64
+        ("id_embedding_mapping.6.weight", (65, 56)),  # whole tokens of 64
+        ("layers.5.0.to_q.weight", (128, 64)),  # as many layers for each of five hidden states
+    ],
+)
+def test_a_size_that_no_encoder_has_names_its_tensor(key, shape):
+    made = IDFormer(Sizes(64, 128, 96, 5, 7, 3, 40, 50, 30, 56), device="meta")
+    shapes = {name: tensor.shape for name, tensor in made.state_dict().items()}
+    assert read_sizes(shapes) == made.sizes
+    with pytest.raises(KeyError, match=key):
+        read_sizes({**shapes, key: torch.Size(shape)})
