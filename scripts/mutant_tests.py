@@ -99,7 +99,7 @@ FILES: dict[str, tuple[str, str]] = {
     "encoders/faces.py": (
         "encoders/test_faces.py encoders/test_landmarks.py",
         "only_retinaface or shapes or shown or colours or beyond or skip or plain or cosine "
-        "or unfit or (index and (named or leftmost))",
+        "or unfit or by_hand or (index and (named or leftmost))",
     ),
     "encoders/landmarks.py": (
         "encoders/test_landmarks.py encoders/test_weights.py",
