@@ -56,7 +56,8 @@ def draw(
     The same seed draws the same noise for every adapter and weight. Without an adapter: nobody.
     """
     sigmas = base.sigmas(steps)
-    adapter = adapter and adapter.to(base.device)
+    if adapter is not None:
+        adapter.to(base.device)
     pictures = []
     for row in range(0, len(samples), BATCH):
         own, prompts = samples[row : row + BATCH], text[row : row + BATCH]

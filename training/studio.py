@@ -214,8 +214,9 @@ def make_adapter(config: Config, models: Models, pictures: Pictures) -> Adapter:
             adapter.fits(models.base)
             return adapter
         # spread over the set: pictures of one person often stand together
-        count = max(1, own.calibrate)
-        photos = pictures.train[:: max(1, len(pictures.train) // count)][:count]
+        every = pictures.train
+        count = min(max(1, own.calibrate), len(every))
+        photos = [every[number * len(every) // count] for number in range(count)]
         id_cond, hidden = id_features(models, [pictures.sample(i) for i in photos])
         sizes = Sizes(
             dim=own.dim,

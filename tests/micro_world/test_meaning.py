@@ -203,9 +203,9 @@ def test_a_base_in_bfloat16_keeps_likeness(studio, sitting, usual, narrow):
 
 
 def test_a_base_in_fp8_shows_the_person(studio, sitting, usual, narrow):
-    """Each picture is another one: how much is lost, test_shipped asks on more people."""
+    """Norms and biases are narrow too; test_shipped asks more people what that costs."""
     flux = narrow(torch.float8_e4m3fn)
-    assert usual - alike(studio, sitting, partial(studio.apply, model=flux)) < 0.1
+    assert abs(alike(studio, sitting, partial(studio.apply, model=flux)) - usual) < 0.06
 
 
 def test_easycache_keeps_likeness(studio, sitting):

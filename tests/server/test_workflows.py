@@ -34,6 +34,7 @@ TOLERANCE = 2  # grey levels: rounding in float32, which the random stand-ins am
 def test_it_runs_to_a_picture_that_each_identity_changes(workshop, name):
     prompt = smaller(read_shipped(name))
     made = shown(workshop, workshop.queue(prompt), prompt)
+    assert made
     for picture in made:
         assert picture.std(axis=(0, 1)).max() > 5, "one flat colour"
     applies = [node for node in prompt.values() if re.match("PuLID.*Apply", node["class_type"])]

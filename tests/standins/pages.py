@@ -24,7 +24,8 @@ def in_turn(paths: list[Path], some: Sequence[str] = ()) -> pytest.MarkDecorator
 
     ``some``: only these names' files, and with --long each file in both renderers.
     """
-    chosen = [path for path in paths if path.stem in some] if some else paths
+    named = {path.stem: path for path in paths}
+    chosen = [named[name] for name in some] or paths
     pairs = []
     for place, renderer in enumerate(RENDERERS):
         for path in paths if some else chosen[place::2]:

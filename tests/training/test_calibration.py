@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pulid_pack.identity.id_former import Attention, Sizes
+from pulid_pack.micro_world.drawn import make
+from pulid_pack.training import studio
 from pulid_pack.training.adapter import new
 from pulid_pack.training.calibration import calibrate
+from pulid_pack.training.config import from_tables
+from standins import small_runs
 from standins.lab import small_flux
 from standins.sdxl import tiny_sdxl
 
@@ -96,3 +102,22 @@ def test_one_photo_is_taken_too(adapter, features):
     calibrate(adapter, id_cond[:1], [states[:1] for states in hidden])
     with torch.no_grad():
         assert adapter.tokens(*features).isfinite().all()
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(3, [0, 3, 6]), (6, [0, 1, 3, 5, 6, 8]), (64, None)])
+def test_its_photos_lie_all_over_the_set(tmp_path, asked, taken):
+    """Pictures of one person often stand together."""
+    tables = small_runs.tables(tmp_path)
+    tables["data"] |= {"people": 12}
+    tables["adapter"] = {**tables["adapter"], "calibrate": asked}
+    config = from_tables(tables, tmp_path, "the test's settings")
+    made, seen = make(config), []
+
+    def sample(number: int):
+        seen.append(number)
+        return made.pictures.sample(number)
+
+    every = made.pictures.train
+    studio.make_adapter(config, made.models, replace(made.pictures, sample=sample))
+    assert len(every) == 10
+    assert seen == [every[place] for place in (range(10) if taken is None else taken)]
