@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=OUTPUT)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--people", type=int, default=256, help="held-out people")
+    parser.add_argument("--people", type=int, default=512, help="held-out people")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--world", type=Path, help="a folder of networks (default: the shipped)")
     options = parser.parse_args(arguments)

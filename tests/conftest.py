@@ -8,6 +8,8 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+gc.disable()  # until all is imported: see pytest_collection_finish
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -113,6 +115,7 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

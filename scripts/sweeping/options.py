@@ -62,13 +62,16 @@ def parse_arguments(description: str, arguments: Sequence[str]) -> argparse.Name
     add("--drawn", action="store_true", help="drawn people and their trained small models")
     add("--output", type=Path, default=ROOT / "output" / "sweep", help="the result folder")
     add("--limit", type=float, default=3600.0, help="seconds for one picture")
-    add("--patience", type=float, default=60.0, help="seconds that the server may be away")
+    away = "seconds that the server may be away (default: 60, or 5 where the sweep started it)"
+    add("--patience", type=float, help=away)
     options = parser.parse_args(arguments)
     for path in (*options.photo, options.models):
         if path is not None and not path.exists():
             parser.error(f"there is no {path}")
     if options.drawn and (options.server is not None or options.models is not None):
         parser.error("--drawn brings models and server of its own: leave --server and --models out")
+    if options.patience is None:  # one of its own that ended does not come back
+        options.patience = 5.0 if options.server is None else 60.0
     options.stand_ins = not options.drawn and options.server is None and options.models is None
     if options.stand_ins:
         options.steps = options.steps or STAND_IN_STEPS

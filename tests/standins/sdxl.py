@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import comfy.cldm.cldm
 import comfy.model_base
@@ -39,16 +40,21 @@ FIXED = {
 }
 
 
-def small_sdxl(dtype: torch.dtype = torch.float32, **changes) -> ModelPatcher:
-    """Return the golden files' UNet (true depths, narrow) as ComfyUI holds an SDXL."""
+def small_sdxl(
+    dtype: torch.dtype = torch.float32, weights: Mapping[str, Tensor] | None = None, **changes
+) -> ModelPatcher:
+    """Return the golden files' UNet (true depths, narrow) as ComfyUI holds an SDXL.
+
+    weights: the UNet's, where they have been made before; they are copied.
+    """
     dims = {
         k: v for k, v in MANIFEST["unet_with_id"]["dims"].items() if k not in ("pooled", "head_dim")
     }
     config = comfy.supported_models.SDXL({**dims, **FIXED, **changes})
     config.set_inference_dtype(dtype, None)
     base = comfy.model_base.SDXL(config, device="cpu")
-    weights = golden_state_dict(MANIFEST["unet_with_id"]["unet_shapes"])
-    if not changes:
+    if not changes and torch.get_default_device().type != "meta":
+        weights = weights or golden_state_dict(MANIFEST["unet_with_id"]["unet_shapes"])
         base.diffusion_model.load_state_dict({k: v.to(dtype) for k, v in weights.items()})
     base.eval().requires_grad_(False)
     device = torch.device("cpu")
