@@ -99,6 +99,29 @@ def test_settings_begin_as_the_nodes_do():
     assert FusionOptions() == FusionOptions("joint", 1.0, 0.0, 1000)
 
 
+def test_train_weight_is_its_formula():
+    """Token by token and photo by photo, by AdamW with the rate and decay of "Enhanced"."""
+    x = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(2))
+    chance = random.Random(42)
+    with torch.inference_mode(False):
+        aim, *others = x.clone()
+        weights = [[torch.ones((), requires_grad=True) for _ in aim] for _ in others]
+        every = sum(weights, [])
+        optimizer = torch.optim.AdamW(every, lr=1e-3, weight_decay=1e-4)
+        for one in every:
+            one.grad = torch.zeros(())  # of a token that a step does not look at
+        for _ in range(20):
+            optimizer.zero_grad(set_to_none=False)
+            for t in chance.sample(range(8), 2):
+                mixed = sum(w[t] * photo[t] for w, photo in zip(weights, others, strict=True))
+                ((aim[t] - mixed).square().sum().sqrt() / 2).backward()
+            optimizer.step()
+        learned = torch.tensor([[one.item() for one in row] for row in weights])
+    expected = (learned[..., None] * x[1:] + x[:1] / 2).mean(0, keepdim=True)
+    found = fuse(x, FusionOptions("train_weight", train_steps=20))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 def test_train_weight_looks_at_one_token_at_least():
     two = torch.stack((torch.full((1, 4), 2.0), torch.ones(1, 4)))
     found = fuse(two, FusionOptions("train_weight", train_steps=1))

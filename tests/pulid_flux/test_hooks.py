@@ -493,6 +493,8 @@ def test_a_replaced_forward_is_named(flux, pulid):
         # after the first forwards that cannot have worked, not after the last step
         assert str(error.value) == NOT_INSERTED.format(forwards=2 if kind is Copied else 1)
         assert len(done) == (1 if kind is Copied else 0)
+        with pytest.raises(RuntimeError, match="no FLUX block"):  # at the end of a shorter run
+            sample(model, steps=1)
 
 
 def test_interrupt_leaves_nothing_behind(flux, pulid):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import comfy.model_management
 import comfy.samplers
 import pytest
@@ -201,6 +203,15 @@ def test_each_picture_of_a_batch_has_its_mask(sdxl, pulid):
     near(found, torch.stack((plain[0], whole[1])))
 
 
+def test_one_mask_is_that_of_each_picture_of_a_batch(sdxl, pulid):
+    mask = torch.linspace(0, 1, 24).expand(1, 16, 24)
+    settings = {"batch": 2, "cfg": 3.0}
+    found = sample(apply(sdxl, pulid, someone(1), attn_mask=mask), **settings)
+    twice = apply(sdxl, pulid, someone(1), attn_mask=mask.repeat(2, 1, 1))
+    assert torch.equal(found, sample(twice, **settings))
+    assert not torch.allclose(found, sample(sdxl, **settings), atol=0.05)
+
+
 def test_a_prompt_for_an_area_gets_the_mask_of_that_area(sdxl, pulid):
     """Identity on the left only; the prompts' areas are the halves, of which each is a call."""
     mask = torch.zeros(1, 16, 24)
@@ -243,6 +254,13 @@ def test_attention_couple_of_equal_prompts_is_the_plain_run(sdxl, pulid, tells, 
         coupled(apply(sdxl, pulid, someone(1)), parts, tells),
     ):
         near(sample(model, **settings), expected)
+
+
+def test_attention_couple_leaves_the_negative_prompt_alone_where_that_is_asked(sdxl, pulid):
+    alone = partial(apply, pulid=pulid, identity=someone(1), unconditional="none")
+    expected = sample(alone(sdxl), cfg=5.0)
+    near(sample(alone(coupled(sdxl, 2, True)), cfg=5.0), expected)
+    assert not torch.allclose(expected, sample(apply(sdxl, pulid, someone(1)), cfg=5.0), atol=0.05)
 
 
 def test_rows_that_cannot_be_told_apart_are_an_error(sdxl, pulid):
@@ -393,9 +411,11 @@ def test_a_replaced_forward_is_named(sdxl, pulid):
         return torch.zeros_like(x)
 
     model.add_object_patch("diffusion_model.forward", copied)
-    with pytest.raises(RuntimeError) as error:
-        sample(model, steps=3)
-    assert str(error.value) == NOT_INSERTED.format(forwards=2)
+    # after the second forward that cannot have worked, or at the end of a shorter run
+    for steps, forwards in ((3, 2), (1, 1)):
+        with pytest.raises(RuntimeError) as error:
+            sample(model, steps=steps)
+        assert str(error.value) == NOT_INSERTED.format(forwards=forwards)
 
 
 def test_the_base_is_itself_after_an_interrupt(sdxl, pulid):
