@@ -248,7 +248,10 @@ def test_layers_leave_dynamic_vram_with_their_model():
         model, pulid = true_model(depths=FEW), true_pulid()
         model.cached_patcher_init = (true_model, ("FLUX.1-dev", torch.bfloat16, FEW))
         patched = with_identity(model, pulid)
-        assert all(extra.is_dynamic() for extra in patched.get_nested_additional_models())
+        for extra in patched.get_nested_additional_models():
+            assert extra.is_dynamic()
+            copy, given = extra.cached_patcher_init
+            assert copy(*given).is_dynamic()  # as for a further GPU
         plain = patched.clone(disable_dynamic=True)
         again = with_identity(plain, pulid)  # and what is applied afterwards
         for one in (plain, plain.clone(), again):
