@@ -1,6 +1,6 @@
 """The paper's ablation on drawn people: python -m micro_world.ablation
 
-Every set of losses on the same held-out people, prompts and noise, two seeds of training, with a
+Every set of losses on the same held-out people, prompts and noise, three seeds of training, with a
 sweep of the weight beside it: an adapter that disturbs less must do so at the same likeness.
 """
 
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     """Train and judge what is missing, write table and pictures; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=OUTPUT)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--people", type=int, default=512, help="held-out people")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--world", type=Path, help="a folder of networks (default: the shipped)")
