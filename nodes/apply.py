@@ -52,6 +52,19 @@ def block_inputs() -> list[io.Input]:
     ]
 
 
+def apply_inputs(*people: io.Input) -> list[io.Input]:
+    """Return the inputs of both Apply nodes up to the blocks' factors; ``people`` says who."""
+    return [
+        io.Model.Input("model", tooltip="FLUX.1 or Chroma; it is not modified itself."),
+        types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
+        *people,
+        *strength_inputs(*STRENGTH),
+        mask_input(),
+        *timing_inputs(),
+        *block_inputs(),
+    ]
+
+
 class PuLIDFluxApplyIdentity(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -62,15 +75,11 @@ class PuLIDFluxApplyIdentity(io.ComfyNode):
             description="Put an identity into a FLUX model. Chain several for several people.",
             search_aliases=["pulid", "face", "identity"],
             inputs=[
-                io.Model.Input("model", tooltip="FLUX.1 or Chroma; it is not modified itself."),
-                types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
-                types.Identity.Input(
-                    "identity", tooltip="From Encode, Load or Blend PuLID Identity."
+                *apply_inputs(
+                    types.Identity.Input(
+                        "identity", tooltip="From Encode, Load or Blend PuLID Identity."
+                    )
                 ),
-                *strength_inputs(*STRENGTH),
-                mask_input(),
-                *timing_inputs(),
-                *block_inputs(),
                 *region_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with the identity.")],
@@ -112,13 +121,7 @@ class PuLIDFluxApply(io.ComfyNode):
             ),
             search_aliases=["pulid", "ApplyPulidFlux", "face swap", "face id", "identity"],
             inputs=[
-                io.Model.Input("model", tooltip="FLUX.1 or Chroma; it is not modified itself."),
-                types.Model.Input("pulid_model", tooltip="From Load PuLID Model."),
-                *photo_inputs("image"),
-                *strength_inputs(*STRENGTH),
-                mask_input(),
-                *timing_inputs(),
-                *block_inputs(),
+                *apply_inputs(*photo_inputs("image")),
                 *face_inputs(optional=True),
                 *region_inputs(),
                 *points_inputs(),

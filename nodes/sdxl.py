@@ -143,9 +143,7 @@ class PuLIDSDXLApply(io.ComfyNode):
             ),
             search_aliases=["pulid", "sdxl", "ApplyPulid", "face swap", "face id", "identity"],
             inputs=[
-                *apply_inputs(
-                    *photo_inputs("image"),
-                ),
+                *apply_inputs(*photo_inputs("image")),
                 *face_inputs(optional=True),
                 *region_inputs(),
                 *points_inputs(),
