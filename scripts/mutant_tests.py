@@ -16,8 +16,8 @@ FILES: dict[str, tuple[str, str]] = {
         "(named or layout or encoder_of_v1 or released_sizes) and not nvidia",
     ),
     "identity/prepared.py": (
-        "pulid_flux/test_hooks.py pulid_flux/test_uses.py",
-        "fold or each_gpu or another_gpu or device or test_uses",
+        "pulid_flux/test_hooks.py pulid_flux/test_uses.py house/test_nvidia.py",
+        "fold or each_gpu or another_gpu or device or test_uses or leave_dynamic",
     ),
     "measure/disruption.py": ("measure/test_disruption.py", ""),
     "measure/pose.py": ("measure/test_pose.py", ""),
