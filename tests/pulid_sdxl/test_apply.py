@@ -20,7 +20,7 @@ from standins.sdxl import (
     GOLDEN,
     MANIFEST,
     TINY,
-    small_sdxl,
+    empty_sdxl,
     someone,
     tiny_pulid,
     tiny_sdxl,
@@ -34,7 +34,7 @@ def apply(model, pulid, identity, **more):
 def test_layers_are_in_the_order_of_the_files():
     table = json.loads((GOLDEN / "attn2_layers.json").read_text())["layers"]
     with torch.device("meta"):
-        found = attention_layers(small_sdxl().model.diffusion_model)
+        found = attention_layers(empty_sdxl().model.diffusion_model)
     assert [layer.key for layer in found] == [(x["block"], x["number"], x["index"]) for x in table]
     assert [x["layer"] for x in table] == list(range(1, 140, 2))
     narrow = MANIFEST["unet_with_id"]["dims"]["model_channels"] / 320

@@ -40,25 +40,29 @@ FIXED = {
 }
 
 
-def small_sdxl(
-    dtype: torch.dtype = torch.float32, weights: Mapping[str, Tensor] | None = None, **changes
-) -> ModelPatcher:
-    """Return the golden files' UNet (true depths, narrow) as ComfyUI holds an SDXL.
-
-    weights: the UNet's, where they have been made before; they are copied.
-    """
+def empty_sdxl(dtype: torch.dtype = torch.float32) -> ModelPatcher:
+    """Return a UNet of true depths, but narrow, as ComfyUI holds an SDXL, with random weights."""
     dims = {
         k: v for k, v in MANIFEST["unet_with_id"]["dims"].items() if k not in ("pooled", "head_dim")
     }
-    config = comfy.supported_models.SDXL({**dims, **FIXED, **changes})
+    config = comfy.supported_models.SDXL({**dims, **FIXED})
     config.set_inference_dtype(dtype, None)
-    base = comfy.model_base.SDXL(config, device="cpu")
-    if not changes and torch.get_default_device().type != "meta":
-        weights = weights or golden_state_dict(MANIFEST["unet_with_id"]["unet_shapes"])
-        base.diffusion_model.load_state_dict({k: v.to(dtype) for k, v in weights.items()})
-    base.eval().requires_grad_(False)
+    base = comfy.model_base.SDXL(config, device="cpu").eval().requires_grad_(False)
     device = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(base, load_device=device, offload_device=device)
+
+
+def small_sdxl(
+    dtype: torch.dtype = torch.float32, weights: Mapping[str, Tensor] | None = None
+) -> ModelPatcher:
+    """Return that model with the weights of the golden files' UNet.
+
+    weights: the same, where they have been made before; they are copied.
+    """
+    weights = weights or golden_state_dict(MANIFEST["unet_with_id"]["unet_shapes"])
+    model = empty_sdxl(dtype)
+    model.model.diffusion_model.load_state_dict({k: v.to(dtype) for k, v in weights.items()})
+    return model
 
 
 def layer_shapes() -> dict[str, tuple[int, ...]]:
