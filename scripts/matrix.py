@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,13 +100,18 @@ def main(versions: list[str]) -> int:
     for name in ("COMFYUI_PATH", "COMFYUI_PYTHON"):  # here the versions say which host it is
         os.environ.pop(name, None)
     wanted = versions or known
-    hosts = [told(host_row(version)) for version in wanted if version in hosting.ARCHIVES]
-    pythons = []
-    for version in (v for v in wanted if v in PYTHONS):
-        if interpreter := find_python(version):
-            pythons.append(told(python_row(version, interpreter)))
-        else:
-            print(f"Python {version} is not on this machine.", flush=True)
+    found = {version: find_python(version) for version in wanted if version in PYTHONS}
+    # an environment takes one core a minute, which the tests meanwhile leave it
+    with ThreadPoolExecutor(1) as beside:
+        made = {
+            version: beside.submit(environment_for, version, interpreter)
+            for version, interpreter in found.items()
+            if interpreter
+        }
+        hosts = [told(host_row(version)) for version in wanted if version in hosting.ARCHIVES]
+        pythons = [told(python_row(version, python.result())) for version, python in made.items()]
+    for version in found.keys() - made.keys():
+        print(f"Python {version} is not on this machine.", flush=True)
     show("| ComfyUI | library tests | server tests | result |", hosts)
     show("| Python | torch | numpy | insightface | tests | result |", pythons)
     return 0 if all(row.passed for row in (*hosts, *pythons)) else 1
@@ -134,23 +140,27 @@ def host_row(version: str) -> Row:
     return Row((version, library, server), passed, time.monotonic() - start)
 
 
-def python_row(version: str, interpreter: Path) -> Row:
+def python_row(version: str, python: Path | None) -> Row:
     """Run the methods' and the packages' tests on Python ``version`` and the newest ComfyUI."""
     start = time.monotonic()
-    python, files = None, (*OF_PYTHON, *PACKAGES)
-    if version == PYTHONS[0]:
-        files += OF_TORCH
-        python = environment(interpreter, "--oldest")
-        if python is None:  # the old insightface comes as source and wants a compiler
-            print(f"Python {version} could not install the oldest packages; it takes the newest.")
-    python = python or environment(interpreter)
     if python is None:
-        return Row((version, "", "", "", "no environment"), False, time.monotonic() - start)
+        return Row((version, "", "", "", "no environment"), False)
+    files = (*OF_PYTHON, *PACKAGES, *(OF_TORCH if version == PYTHONS[0] else ()))
     found = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True)
     path = hosting.unpack_host(hosting.NEWEST)
     counts, passed = run(files, "not server and not browser", path, python)
     cells = (*found.stdout.splitlines()[-1].split(), counts)
     return Row(cells, passed, time.monotonic() - start)
+
+
+def environment_for(version: str, interpreter: Path) -> Path | None:
+    """Return the Python of the environment in which ``version`` is tried; None if there is none."""
+    if version == PYTHONS[0]:
+        if python := environment(interpreter, "--oldest"):
+            return python
+        # the old insightface comes as source and wants a compiler
+        print(f"Python {version} could not install the oldest packages; it takes the newest.")
+    return environment(interpreter)
 
 
 def environment(interpreter: Path, *options: str) -> Path | None:
