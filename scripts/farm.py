@@ -17,6 +17,8 @@ from pathlib import Path
 
 import hosting
 
+NEEDED = "python -m pip install -r requirements-farm.txt"
+
 
 @contextmanager
 def local_servers(number: int, models: Path | None) -> Iterator[list[str]]:
@@ -39,6 +41,8 @@ if __name__ == "__main__":
         argument.startswith("--local") for argument in sys.argv
     ):  # ComfyUI's environment starts the servers
         hosting.run_inside(hosting.prepare(), Path(__file__).resolve(), sys.argv[1:])
-    from pulid_farm.cli import main
-
+    try:
+        from pulid_farm.cli import main
+    except ImportError as error:
+        sys.exit(f"{error}. What the farm needs:\n    {NEEDED}")
     sys.exit(main(sys.argv[1:], local_servers))

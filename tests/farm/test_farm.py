@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
+from places import ROOT
 from standins.farming import LIMIT, Farm, alone, job
 from standins.proxy import Proxy
 from standins.server import TEXT_ENCODER_PACK
@@ -92,3 +95,11 @@ def test_sixty_jobs_on_two_servers(host, models, server, start_farm):
     (row,) = [line for line in farm.told().splitlines() if line.startswith(server.url)][-1:]
     busy = float(row.split()[-1].rstrip("%")) / 100
     assert busy >= 1 - IDLE, farm.told()
+
+
+def test_without_its_packages_it_says_what_to_install():
+    command = [sys.executable, "-S", str(ROOT / "scripts" / "farm.py"), "--help"]  # -S: none
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install -r requirements-farm.txt" in done.stderr
+    assert "Traceback" not in done.stderr
