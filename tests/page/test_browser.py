@@ -47,9 +47,9 @@ READABLE = 4.5  # contrast of text, WCAG 2 level AA
 OURS = ("PuLIDFlux", "PuLIDSDXL")
 APPLIES = [f"{own}Apply{what}" for own in OURS for what in ("", "Identity")]
 # the rest runs in the page with --long; all run by their API form in server/test_workflows
-RUN = ("flux_pulid_basic", "flux_pulid_two_people", "sdxl_pulid_measure", "sdxl_pulid_two_people")
-# one old file of each family and kind of mask; every one runs by its prompt in nodes/old_packs
-RUN_OLD = [SAMPLES / f"{name}.json" for name in ("lldacing", "balazik_mask", "cubiq_fidelity")]
+RUN = ("sdxl_pulid_measure", "flux_pulid_two_people")
+# one old file of each family; every one runs by its prompt in nodes/old_packs
+RUN_OLD = [SAMPLES / f"{name}.json" for name in ("cubiq_fidelity", "balazik_mask")]
 # Encode, with a batch of two photos, for itself
 ENCODE_ALONE = """() => {
   const load = tests.add("PuLIDFluxLoadModel", [0, 0]);
