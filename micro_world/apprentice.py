@@ -51,5 +51,5 @@ class Apprentice:
         self.tell(f"seed {self.seed}: training {variant}, {config.steps} steps")
         models = self.world.models()
         with torch.inference_mode(False):
-            adapter = make_adapter(config, models, self.pictures)
+            adapter = make_adapter(config, models, self.pictures, bool(begun))
             return loop.train(config, models, self.pictures, adapter, Group(), bool(begun))

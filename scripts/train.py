@@ -193,7 +193,7 @@ def train_in(config, group, resume: bool) -> int:
         models = studio.load_models(config)
     say(f"{len(pictures.train)} pictures to train on, {len(pictures.held_out)} held out")
     with torch.inference_mode(False):
-        adapter = studio.make_adapter(config, models, pictures)
+        adapter = studio.make_adapter(config, models, pictures, resume)
         file = loop.train(config, models, pictures, adapter, group, resume, asked_to_stop())
     if group.leads:
         say(

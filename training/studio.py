@@ -205,8 +205,13 @@ def recognise(config: Config, name: str, base: ModelPatcher) -> Recognise:
     return vectors
 
 
-def make_adapter(config: Config, models: Models, pictures: Pictures) -> Adapter:
-    """Return the adapter to train: read from a file, or new in the settings' sizes."""
+def make_adapter(
+    config: Config, models: Models, pictures: Pictures, resume: bool = False
+) -> Adapter:
+    """Return the adapter to train: read from a file, or new in the settings' sizes.
+
+    resume: its weights come from a checkpoint, so no photos are asked for them.
+    """
     own = config.adapter
     with torch.inference_mode(False):
         if own.start:
@@ -215,7 +220,7 @@ def make_adapter(config: Config, models: Models, pictures: Pictures) -> Adapter:
             return adapter
         # spread over the set: pictures of one person often stand together
         every = pictures.train
-        count = min(max(1, own.calibrate), len(every))
+        count = 1 if resume else min(max(1, own.calibrate), len(every))
         photos = [every[number * len(every) // count] for number in range(count)]
         id_cond, hidden = id_features(models, [pictures.sample(i) for i in photos])
         sizes = Sizes(
@@ -231,6 +236,6 @@ def make_adapter(config: Config, models: Models, pictures: Pictures) -> Adapter:
             mapping=own.dim,
         )
         made = new(models.base, sizes, own.heads, config.run.seed)
-        if own.calibrate:
+        if own.calibrate and not resume:
             calibrate(made, id_cond, hidden)
         return made

@@ -121,3 +121,6 @@ def test_its_photos_lie_all_over_the_set(tmp_path, asked, taken):
     studio.make_adapter(config, made.models, replace(made.pictures, sample=sample))
     assert len(every) == 10
     assert seen == [every[place] for place in (range(10) if taken is None else taken)]
+    seen.clear()
+    studio.make_adapter(config, made.models, replace(made.pictures, sample=sample), resume=True)
+    assert len(seen) == 1, "a checkpoint has the weights; one photo tells the sizes"
