@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from ..training.checkpoints import Checkpoint, all_of, load, save
-from ..training.config import Stage
-from ..training.optimization import Averaged, clip, rate
+from ..training.config import Optimizer, Stage
+from ..training.optimization import Averaged, arguments, clip, optimizer_class, rate
 
 DECAY = 0.998  # of the averaged weights
 SAVE_EVERY = 200
@@ -21,7 +20,7 @@ SAVE_EVERY = 200
 
 @dataclass(frozen=True)
 class Lesson:
-    """How long a network learns, and how fast: batch pictures a step, AdamW's first rate."""
+    """How long a network learns, and how fast: batch pictures a step, the optimizer's rate."""
 
     name: str
     steps: int
@@ -29,6 +28,7 @@ class Lesson:
     rate: float
     warmup: int = 100
     decay: float = 0.01
+    kind: str = "adamw"  # or "muon"
 
     def digest(self) -> str:
         """Return a fingerprint of the settings."""
@@ -50,7 +50,8 @@ def learn(
     """
     kept = folder / lesson.name
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, 0.0, (0.9, 0.99), weight_decay=lesson.decay)
+    settings = Optimizer(lesson.kind, weight_decay=lesson.decay)
+    optimizer = optimizer_class(settings)(parameters, **arguments(settings))
     averaged = Averaged(module, DECAY)
     begin = 0
     if found := all_of(kept):

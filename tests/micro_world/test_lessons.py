@@ -38,8 +38,9 @@ def test_the_codec_keeps_a_drawn_face():
     assert (painted(codec, once) - once).abs().mean() < 2e-3
 
 
-def test_an_interrupted_lesson_ends_as_an_undisturbed_one(tmp_path):
-    lesson = Lesson("line", 6, 4, 1e-2, warmup=1)
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_an_interrupted_lesson_ends_as_an_undisturbed_one(tmp_path, kind):
+    lesson = Lesson("line", 6, 4, 1e-2, warmup=1, kind=kind)
 
     def run(folder, stop=None):
         net = torch.nn.Linear(3, 2)

@@ -222,7 +222,7 @@ def test_easycache_keeps_likeness(studio, sitting):
         return model
 
     found = []
-    for threshold in (0.0, 0.02):
+    for threshold in (0.0, 0.015):
         ran.clear()
         how = {"steps": 32}
         found.append(

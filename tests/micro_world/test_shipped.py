@@ -79,15 +79,16 @@ def test_the_figures_come_out_again(people, usual, manifest):
     assert abs(float(people.judged(None, 0.0).likeness.mean())) < 0.1
 
 
-@pytest.mark.parametrize(("narrow", "lost"), [(linear_in_fp8, 0.02), (all_in_fp8, 0.05)])
+@pytest.mark.parametrize(("narrow", "lost"), [(linear_in_fp8, 0.02), (all_in_fp8, 0.03)])
 def test_a_base_in_fp8_keeps_likeness(people, usual, narrow, lost):
-    """With 1024 people: +0.002 ± 0.003, and -0.026 ± 0.006 with norms and biases in fp8 too.
+    """With 512 people: -0.008 ± 0.005, and -0.025 ± 0.004 with norms and biases in fp8 too.
 
-    In the latter a base so narrow also draws fewer faces without identity (0.91 for 0.94); of the
-    pictures with a face the likeness is 0.009 less.
+    In the latter a base so narrow also draws fewer faces without identity (0.96 for 0.98). With
+    fewer people here, two of their standard errors are allowed beside it.
     """
     networks, same = people.world.networks, copy(people)
     base = {key: narrow(value).float() for key, value in networks["base"].items()}
     same.models = World({**networks, "base": base}).models()
     gap = judged(same).likeness - usual.likeness
-    assert gap.any() and abs(float(gap.mean())) < lost
+    error = float(gap.std()) / len(gap) ** 0.5
+    assert gap.any() and abs(float(gap.mean())) < lost + 2 * error
