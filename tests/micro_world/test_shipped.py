@@ -16,7 +16,7 @@ from pulid_pack.micro_world.school import LESSONS
 from pulid_pack.micro_world.world import World
 from pulid_pack.training import adapter_files
 
-PEOPLE = 96
+PEOPLE = 256  # with 96, chance alone moves a paired difference by 0.01
 LARGEST = 12e6  # bytes of all files
 REACHED = 0.6  # of the ceiling
 WORDS, LIGHT = 0.05, 0.1
@@ -79,16 +79,14 @@ def test_the_figures_come_out_again(people, usual, manifest):
     assert abs(float(people.judged(None, 0.0).likeness.mean())) < 0.1
 
 
-@pytest.mark.parametrize(("narrow", "lost"), [(linear_in_fp8, 0.02), (all_in_fp8, 0.03)])
+@pytest.mark.parametrize(("narrow", "lost"), [(linear_in_fp8, 0.02), (all_in_fp8, 0.05)])
 def test_a_base_in_fp8_keeps_likeness(people, usual, narrow, lost):
     """With 512 people: -0.008 ± 0.005, and -0.025 ± 0.004 with norms and biases in fp8 too.
 
-    In the latter a base so narrow also draws fewer faces without identity (0.96 for 0.98). With
-    fewer people here, two of their standard errors are allowed beside it.
+    In the latter a base so narrow also draws fewer faces without identity (0.96 for 0.98).
     """
     networks, same = people.world.networks, copy(people)
     base = {key: narrow(value).float() for key, value in networks["base"].items()}
     same.models = World({**networks, "base": base}).models()
     gap = judged(same).likeness - usual.likeness
-    error = float(gap.std()) / len(gap) ** 0.5
-    assert gap.any() and abs(float(gap.mean())) < lost + 2 * error
+    assert gap.any() and abs(float(gap.mean())) < lost
