@@ -53,6 +53,10 @@ PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
 # Three test files at a time, in order (tests/conftest.py): while one or two wait for a server or a
 # page the others compute.
 WORKERS = ("-n", "3", "--no-loadscope-reorder")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of torch in each process: more would wait for each other
+# glibc returns large blocks to the kernel when they are freed, and gets the next ones page by
+# zeroed page: a tenth of the CPU's time in training and tests. With these it reuses them.
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,22 @@ def prepare(version: str = NEWEST, oldest: bool = False) -> Host:
     return Host(path, environment(path / "requirements.txt", oldest))
 
 
+def sharing() -> dict[str, str]:
+    """Return the environment of a process beside which others run.
+
+    OpenMP's threads spin while they wait, unless told to sleep: two busy processes on a few cores
+    slow each other down twentyfold.
+    """
+    return {"OMP_WAIT_POLICY": "passive", **KEPT, **os.environ}
+
+
 def run_inside(host: Host, script: Path, arguments: Sequence[str]) -> None:
     """Continue ``script`` in the host's interpreter; returns only if this already is it."""
     if Path(sys.executable).absolute() == host.python.absolute():
         return
     command = [str(host.python), str(script), *arguments]
     if os.name == "posix":  # same process id, so that signals and the exit code stay true
-        os.execv(command[0], command)
+        os.execve(command[0], command, {**KEPT, **os.environ})
     sys.exit(subprocess.call(command))
 
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+import hosting
 from blocking import Blocking
 from hosting import ROOT, Host
 from pulid_client import OnEvent, Result
@@ -54,9 +55,7 @@ class Server(Blocking):
         self.models = models
         self.packs = {PACK_NAME: ROOT} | {pack.name: pack for pack in packs}
         self.arguments = list(arguments)
-        # OpenMP's threads spin while they wait: two busy processes on a few cores slow each other
-        # down twentyfold, unless told to sleep.
-        self.environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+        self.environment = hosting.sharing()
         self.environment |= {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", **(environment or {})}
         self.process: subprocess.Popen | None = None
         self.old_handlers: dict[int, object] = {}

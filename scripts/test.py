@@ -11,7 +11,6 @@ Exits with pytest's code; a check that cannot run here fails.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -27,8 +26,7 @@ def main(arguments: list[str]) -> int:
         [python, "-m", "ruff", "format", "--check", "."],
         [python, "-m", "pytest", "tests", "-q", *hosting.WORKERS, *arguments],
     ]
-    # idle torch threads give way: several processes share the cores during the server tests
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    environment = {**hosting.ONE_THREAD, **hosting.sharing()}
     for command in checks:
         code = subprocess.call(command, cwd=hosting.ROOT, env=environment)
         if code:

@@ -121,7 +121,9 @@ def test_a_photo_gives_the_identity_of_its_version(workshop, folder, version):
     expected, _ = load_identity(SAVED / version / file)
     assert workshop.queue(saving_prompt(version)).error is None
     found, _ = load_identity(folder / file)
-    assert np.allclose(found.id_tokens, expected.id_tokens, rtol=0, atol=1e-4)
+    # A pixel between two of the parsing's labels becomes either, as convolutions are summed on few
+    # or many threads: it moves these tokens (standard deviation 5.7) by 0.015.
+    assert np.allclose(found.id_tokens, expected.id_tokens, rtol=0, atol=0.05)
     assert np.allclose(found.uncond_id_tokens, expected.uncond_id_tokens, rtol=0, atol=1e-4)
 
 
