@@ -35,15 +35,18 @@ def main(arguments: list[str]) -> int:
     import torch
     from comfy.model_management import get_torch_device
     from pulid_pack.micro_world.comparing import compare, grid, table
-    from pulid_pack.micro_world.files import TRAINED, read_world
+    from pulid_pack.micro_world.files import ADAPTER, TRAINED, read_world
 
     torch.set_num_threads(options.threads)
-    world = read_world(options.world or TRAINED, get_torch_device())
+    files = options.world or TRAINED
+    world = read_world(files, get_torch_device())
     options.folder.mkdir(parents=True, exist_ok=True)
     found = compare(world, options.folder, options.seeds, options.people, say)
     (options.folder / "table.md").write_text(table(found), encoding="utf-8")
     (options.folder / "figures.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    grid(world, options.folder, options.seeds[0], say).save(options.folder / "grid.png")
+    shipped = files / ADAPTER if (files / ADAPTER).is_file() else None
+    sheet = grid(world, options.folder, options.seeds[0], say, shipped)
+    sheet.save(options.folder / "grid.png")
     say(f"{options.folder} has table.md, grid.png and figures.json")
     return 0
 

@@ -12,7 +12,7 @@ from PIL import Image
 from ..training import adapter_files
 from .apprentice import Apprentice
 from .held_out import HeldOut
-from .recipes import ABLATION, ALIGNED, QUESTIONS, SHOWN, UNALIGNED
+from .recipes import ABLATION, ALIGNED, QUESTIONS, SHIPPED, SHOWN, UNALIGNED
 from .sheets import sheet
 from .world import World
 
@@ -122,11 +122,18 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def grid(world: World, folder: Path, seed: int, tell: Tell) -> Image.Image:
-    """Return a picture: a person a row, the photo, without identity, and each variant."""
+def grid(
+    world: World, folder: Path, seed: int, tell: Tell, shipped: Path | None = None
+) -> Image.Image:
+    """Return a picture: a person a row, the photo, without identity, and each variant.
+
+    shipped: the adapter that was trained for longer, for the last column.
+    """
     people, apprentice = HeldOut(world, ROWS), Apprentice(world, folder, seed, tell)
     columns = {"photo": people.sitters, "without": people.plain}
-    for variant in SHOWN:
-        adapter = adapter_files.load(apprentice.train(variant))
-        columns[variant] = people.pictures(adapter, 1.0)
+    files = {variant: apprentice.train(variant) for variant in SHOWN}
+    if shipped is not None:
+        files[SHIPPED] = shipped
+    for name, file in files.items():
+        columns[name] = people.pictures(adapter_files.load(file), 1.0)
     return sheet(columns)

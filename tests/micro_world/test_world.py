@@ -69,8 +69,8 @@ def short(world, tmp_path_factory):
         said: list[str] = []
         folder = tmp_path_factory.mktemp("ablation")
         found = compare(world, folder, [1], 3, said.append)
-        grid = comparing.grid(world, folder, 1, said.append)
         file = Apprentice(world, folder, 1, said.append).train(recipes.SHIPPED)
+        grid = comparing.grid(world, folder, 1, said.append, file)
         yield SimpleNamespace(found=found, grid=grid, said=said, file=file)
 
 
@@ -85,7 +85,7 @@ def test_the_ablation_trains_each_variant_once_and_judges_it_at_every_weight(sho
     text = table(short.found)
     assert all(f"| {variant} | 1 |" in text for variant in recipes.ABLATION)
     assert short.found["floor"]["outside"] == 0.0
-    assert short.grid.width > 7 * 192  # photo, without, five variants
+    assert short.grid.width > 8 * 192  # photo, without, five variants, what ships
 
 
 def test_the_real_loaders_take_the_drawn_models(world, short, tmp_path):
