@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--world", type=Path, help="a folder of networks (default: the shipped)")
     options = parser.parse_args(arguments)
     host = hosting.prepare()
-    hosting.run_inside(host, Path(__file__).resolve(), arguments)
+    hosting.run_inside(host, Path(__file__).resolve(), arguments, hosting.KEPT)
     load_host(host)
     import torch
     from comfy.model_management import get_torch_device

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, help="of the files (default: micro_world/trained)")
     options = parser.parse_args(arguments)
     host = hosting.prepare()
-    hosting.run_inside(host, Path(__file__).resolve(), arguments)
+    hosting.run_inside(host, Path(__file__).resolve(), arguments, hosting.KEPT)
     load_host(host)
     import torch
     from pulid_pack.micro_world.files import TRAINED

@@ -98,8 +98,7 @@ def measure_apart(number: int, quick: bool) -> dict | None:
         command = [sys.executable, str(Path(__file__).resolve()), "--child", str(number)]
         command += ["--json", str(file)] + ["--quick"] * quick
         # waiting threads that spin are the worst noise where something else runs as well
-        quiet = {"OMP_WAIT_POLICY": "passive", **os.environ}
-        if subprocess.call(command, stdin=subprocess.DEVNULL, env=quiet) != 0:
+        if subprocess.call(command, stdin=subprocess.DEVNULL, env=hosting.sharing()) != 0:
             return None
         row = json.loads(file.read_text(encoding="utf-8"))
     row["seconds"] = time.monotonic() - started

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,8 @@ PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
 WORKERS = ("-n", "3", "--no-loadscope-reorder")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of torch in each process: more would wait for each other
 # glibc returns large blocks to the kernel when they are freed, and gets the next ones page by
-# zeroed page: a tenth of the CPU's time in training and tests. With these it reuses them.
+# zeroed page: a tenth of the CPU's time in tests and in training on one. With these it reuses them.
+# For small models only: the memory of large ones would stay with the process.
 KEPT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 
 
@@ -92,17 +93,23 @@ def sharing() -> dict[str, str]:
     OpenMP's threads spin while they wait, unless told to sleep: two busy processes on a few cores
     slow each other down twentyfold.
     """
-    return {"OMP_WAIT_POLICY": "passive", **KEPT, **os.environ}
+    return {"OMP_WAIT_POLICY": "passive", **os.environ}
 
 
-def run_inside(host: Host, script: Path, arguments: Sequence[str]) -> None:
-    """Continue ``script`` in the host's interpreter; returns only if this already is it."""
+def run_inside(
+    host: Host, script: Path, arguments: Sequence[str], more: Mapping[str, str] | None = None
+) -> None:
+    """Continue ``script`` in the host's interpreter; returns only if this already is it.
+
+    more: of the environment, where that does not say otherwise.
+    """
     if Path(sys.executable).absolute() == host.python.absolute():
         return
     command = [str(host.python), str(script), *arguments]
+    environment = {**(more or {}), **os.environ}
     if os.name == "posix":  # same process id, so that signals and the exit code stay true
-        os.execve(command[0], command, {**KEPT, **os.environ})
-    sys.exit(subprocess.call(command))
+        os.execve(command[0], command, environment)
+    sys.exit(subprocess.call(command, env=environment))
 
 
 def unpack_host(version: str) -> Path:

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
         [python, "-m", "ruff", "format", "--check", "."],
         [python, "-m", "pytest", "tests", "-q", *hosting.WORKERS, *arguments],
     ]
-    environment = {**hosting.ONE_THREAD, **hosting.sharing()}
+    environment = {**hosting.ONE_THREAD, **hosting.KEPT, **hosting.sharing()}
     for command in checks:
         code = subprocess.call(command, cwd=hosting.ROOT, env=environment)
         if code:

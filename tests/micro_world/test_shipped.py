@@ -79,7 +79,7 @@ def test_the_figures_come_out_again(people, usual, manifest):
     assert abs(float(people.judged(None, 0.0).likeness.mean())) < 0.1
 
 
-@pytest.mark.parametrize(("narrow", "lost"), [(linear_in_fp8, 0.02), (all_in_fp8, 0.05)])
+@pytest.mark.parametrize(("narrow", "lost"), [(linear_in_fp8, 0.02), (all_in_fp8, 0.04)])
 def test_a_base_in_fp8_keeps_likeness(people, usual, narrow, lost):
     """With 512 people: -0.008 ± 0.005, and -0.025 ± 0.004 with norms and biases in fp8 too.
 
