@@ -38,9 +38,14 @@ class HeldOut:
         with torch.no_grad():
             self.sitters = photo(sitters, SIDE)
             self.photos, _ = world.vectors(world.judge)(self.sitters)
-            others, _ = world.vectors(world.judge)(render(people, SIDE))
-        # two drawings of one person, by the renderer itself
-        self.ceiling = float(torch.cosine_similarity(self.photos, others, dim=-1).mean())
+
+    @cached_property
+    def ceiling(self) -> float:
+        """How alike two drawings of one person are, by the renderer itself."""
+        people = draw_people(len(self.own), HELD_OUT)
+        with torch.no_grad():
+            drawn, _ = self.world.vectors(self.world.judge)(render(people, SIDE))
+        return float(torch.cosine_similarity(self.photos, drawn, dim=-1).mean())
 
     @cached_property
     def plain(self) -> Tensor:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import hosting  # noqa: E402
 from train import load_host, say  # noqa: E402
 
+SEED = 3  # of the files that ship
 JUDGED = 256  # held-out people of the manifest's figures
 
 
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
     """Train what is asked for and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "micro_world")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--only", nargs="*", help="networks to train; no files are written")
     parser.add_argument("--output", type=Path, help="of the files (default: micro_world/trained)")

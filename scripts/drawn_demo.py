@@ -14,7 +14,7 @@ from typing import Any
 
 from drawn_world import BASIC, JUDGE, PICTURE, PORTRAIT, STEPS
 
-WEIGHTS, SEED = (0.4, 0.7, 1.0), 6
+WEIGHTS, SEED = (0.4, 0.7, 1.0), 5
 SCENES = {
     "cap, smiling": "a person, yellow, striped, cap, no glasses, teal shirt, middle, smiling",
     "sunglasses": "a person, red, plain, bareheaded, sunglasses, black shirt, left, serious",

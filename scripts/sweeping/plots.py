@@ -89,14 +89,17 @@ def draw_bounds(axes: Any, bounds: Sequence[float] | None, alike: Sequence[float
     if not alike:
         return
     low, high = min(alike), max(alike)
-    room = max(0.05, 0.5 * (high - low))
-    axes.set_ylim(low - room, high + room)
+    near = max(0.05, 0.5 * (high - low))
     lines = ("different people are mostly below", "one person is mostly above")
-    for value, text in zip(bounds or (), lines if bounds else (), strict=True):
-        if low - room < value < high + room:
-            axes.axhline(value, color=FAINT, lw=0.8, ls=":")
-            where = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-            axes.annotate(text, (0.995, value), fontsize=7, color=FAINT, **where)
+    named = dict(zip(bounds or (), lines, strict=False))
+    shown = [value for value in named if low - near < value < high + near]
+    low, high = min(low, *shown, high), max(high, *shown, low)
+    room = max(0.05, 0.12 * (high - low))
+    axes.set_ylim(low - room, high + room)
+    for value in shown:
+        axes.axhline(value, color=FAINT, lw=0.8, ls=":")
+        where = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        axes.annotate(named[value], (0.995, value), fontsize=7, color=FAINT, **where)
 
 
 def grid(

@@ -209,28 +209,36 @@ def test_a_base_in_fp8_shows_the_person(studio, sitting, usual, narrow):
 
 
 def test_easycache_keeps_likeness(studio, sitting):
+    """What it changes when it leaves out steps, it changes without identity too."""
     ran = []
 
     def count(executor, *args, **kwargs):
         ran.append(1)
         return executor(*args, **kwargs)
 
-    def cached(identity, threshold):
+    def cached(identity, threshold, weight):
         limits = (threshold, 0.15, 0.95, False)
-        model = nodes_easycache.EasyCacheNode.execute(studio.apply(identity), *limits)[0]
+        model = studio.apply(identity, weight)
+        model = nodes_easycache.EasyCacheNode.execute(model, *limits)[0]
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "after the cache", count)
         return model
 
-    found = []
-    for threshold in (0.0, 0.015):
-        ran.clear()
-        how = {"steps": 32}
-        found.append(
-            (alike(studio, sitting, partial(cached, threshold=threshold), **how), len(ran))
-        )
-    (every, all_ran), (some, some_ran) = found
-    assert some_ran < all_ran
+    likeness, changed = {}, {}
+    for weight in (1.0, 0.0):
+        pictures = {}
+        for threshold in (0.0, 0.015):
+            ran.clear()
+            how = partial(cached, threshold=threshold, weight=weight)
+            pictures[threshold] = painted(studio, sitting, how, steps=32)
+            assert (len(ran) < 32 * PEOPLE) == (threshold > 0)
+        changed[weight] = float((pictures[0.015] - pictures[0.0]).abs().mean())
+        likeness[weight] = [
+            float(cosine_similarity(studio.vectors(one), sitting.vectors, dim=-1).mean())
+            for one in pictures.values()
+        ]
+    every, some = likeness[1.0]
     assert some > every - 0.1
+    assert 0 < changed[1.0] < 1.25 * changed[0.0]
 
 
 def test_compile_keeps_likeness(studio, sitting, usual):
