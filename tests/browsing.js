@@ -88,7 +88,8 @@ window.tests = {
   // So many steps, a small picture, and this noise.
   makeQuick(steps, noise) {
     const quick = { steps, seed: noise, noise_seed: noise };
-    const small = { width: 192, height: 128, batch_size: 1 };
+    const sdxl = this.nodes().some(({ type }) => type.includes("SDXL")); // all its layers: slow
+    const small = { width: sdxl ? 128 : 192, height: sdxl ? 64 : 128, batch_size: 1 };
     const titled = { Steps: { value: steps }, Seed: { value: noise } };
     for (const node of this.nodes()) {
       const own = node.type === "PrimitiveInt" ? titled[node.title] : {};

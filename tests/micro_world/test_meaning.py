@@ -33,6 +33,8 @@ from standins.drawn_studio import PEOPLE, PHOTO, SEED, Studio, alike, open_studi
 from standins.models import FLUX, PARSING
 from torch.nn.functional import avg_pool2d, cosine_similarity, interpolate
 
+FEW = 6  # of them, where each takes long
+
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory) -> Studio:
@@ -122,18 +124,19 @@ def test_two_people_are_each_recognised_in_their_half_and_not_in_the_other(studi
 
 def test_joint_photos_beat_one_bad_photo(studio, sitting):
     """The bad one is dark and blurred, the eyes behind sunglasses."""
-    day = on_another_day(sitting.people, SEED + 7)
+    few = sitting.first(FEW)
+    day = on_another_day(few.people, SEED + 7)
     words = day.words.clone()
     words[:, list(WORDS).index("glasses")] = WORDS["glasses"].index("sunglasses")
     small = avg_pool2d(photo(replace(day, words=words), PHOTO), 6, ceil_mode=True)
     bad = (0.6 * interpolate(small, (PHOTO, PHOTO), mode="bilinear")).movedim(1, -1)
     found = {}
     for name, more in (("bad", False), ("joint", True)):
-        pairs = zip(bad, sitting.photos, strict=True)
+        pairs = zip(bad, few.photos, strict=True)
         given = [torch.cat([b[None], one][: 1 + more]) for b, one in pairs]
         identities = iter(studio.identity(photos) for photos in given)
-        found[name] = alike(studio, sitting, lambda _, own=identities: studio.apply(next(own)))
-    assert found["joint"] - found["bad"] > 0.08
+        found[name] = alike(studio, few, lambda _, own=identities: studio.apply(next(own)))
+    assert found["joint"] - found["bad"] > 0.1
 
 
 def test_a_blend_lies_between_its_two(studio, sitting):
@@ -210,7 +213,7 @@ def test_a_base_in_fp8_shows_the_person(studio, sitting, usual, narrow):
 
 def test_easycache_keeps_likeness(studio, sitting):
     """What it changes when it leaves out steps, it changes without identity too."""
-    ran = []
+    few, ran = sitting.first(FEW), []
 
     def count(executor, *args, **kwargs):
         ran.append(1)
@@ -229,15 +232,15 @@ def test_easycache_keeps_likeness(studio, sitting):
         for threshold in (0.0, 0.015):
             ran.clear()
             how = partial(cached, threshold=threshold, weight=weight)
-            pictures[threshold] = painted(studio, sitting, how, steps=32)
-            assert (len(ran) < 32 * PEOPLE) == (threshold > 0)
+            pictures[threshold] = painted(studio, few, how, steps=32)
+            assert (len(ran) < 32 * FEW) == (threshold > 0)
         changed[weight] = float((pictures[0.015] - pictures[0.0]).abs().mean())
         likeness[weight] = [
-            float(cosine_similarity(studio.vectors(one), sitting.vectors, dim=-1).mean())
+            float(cosine_similarity(studio.vectors(one), few.vectors, dim=-1).mean())
             for one in pictures.values()
         ]
     every, some = likeness[1.0]
-    assert some > every - 0.1
+    assert some > every - 0.08
     assert 0 < changed[1.0] < 1.25 * changed[0.0]
 
 

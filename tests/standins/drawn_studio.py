@@ -104,6 +104,16 @@ class Sitting:
     vectors: Tensor
     prompts: Sequence[str]  # of others
 
+    def first(self, count: int) -> Sitting:
+        """Return so many of them."""
+        return Sitting(
+            self.people[:count],
+            self.photos[:count],
+            self.identities[:count],
+            self.vectors[:count],
+            self.prompts[:count],
+        )
+
 
 def open_studio(folder: Path) -> Studio:
     """Write the shipped files below ``folder`` as ComfyUI's models, and load them."""

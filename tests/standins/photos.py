@@ -5,6 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 SIZE = (192, 128)  # of the picture to change, and of what is made in tests: width, height
+SDXL_SIZE = (128, 64)  # of what SDXL makes: its stand-in has all 70 layers, and takes long
 
 
 def pictures() -> dict[str, Image.Image]:

@@ -13,7 +13,7 @@ from PIL import Image
 from places import WORKFLOWS
 
 from standins import more
-from standins.photos import SIZE, pictures
+from standins.photos import SDXL_SIZE, SIZE, pictures
 from standins.server import CENSUS_PACK, STANDIN_PACKS, node_of, set_inputs
 
 # which photo takes its place in the node of each title
@@ -28,7 +28,6 @@ PHOTOS = {
     "Picture to change, with a mask": "scene.png",
     "Picture whose outlines to follow": "pose.png",
 }
-SIZES = {"Width": SIZE[0], "Height": SIZE[1]}
 CLIP_LOADERS = {"clip_name1": "t5xxl_fp8_e4m3fn.safetensors", "clip_name2": "clip_l.safetensors"}
 
 
@@ -52,15 +51,17 @@ def read_shipped(name: str) -> dict[str, Any]:
 
 def smaller(prompt: dict[str, Any]) -> dict[str, Any]:
     """Return the prompt with photos, few steps and a small picture; Chroma as fits its width."""
+    kinds = {node["class_type"] for node in prompt.values()}
+    width, height = SDXL_SIZE if any("SDXL" in kind for kind in kinds) else SIZE
+    sizes = {"Width": width, "Height": height}
     for node in prompt.values():
         if node["class_type"] == "LoadImage":
             node["inputs"]["image"] = PHOTOS.get(node["_meta"]["title"], node["inputs"]["image"])
-        if node["_meta"]["title"] in SIZES:
-            node["inputs"]["value"] = SIZES[node["_meta"]["title"]]
-    kinds = {node["class_type"] for node in prompt.values()}
+        if node["_meta"]["title"] in sizes:
+            node["inputs"]["value"] = sizes[node["_meta"]["title"]]
     for kind in kinds & {"EmptySD3LatentImage", "EmptyLatentImage"}:
         if not isinstance(prompt[node_of(prompt, kind)]["inputs"]["width"], list):
-            set_inputs(prompt, kind, width=SIZE[0], height=SIZE[1])
+            set_inputs(prompt, kind, width=width, height=height)
     for kind in kinds & {"KSampler", "BasicScheduler"}:
         set_inputs(prompt, kind, steps=3)
     if "FluxKontextImageScale" in kinds:  # it would make it a megapixel
@@ -72,7 +73,7 @@ def smaller(prompt: dict[str, Any]) -> dict[str, Any]:
         loader["class_type"] = "DualCLIPLoader"
         loader["inputs"] = {**CLIP_LOADERS, "type": "flux"}
         set_inputs(prompt, "EmptySD3LatentImage", width=64, height=64)
-        set_inputs(prompt, "KSampler", steps=1)  # at its full width it is slow
+        set_inputs(prompt, "KSampler", steps=1, cfg=1.0)  # at its full width it is slow
     return prompt
 
 

@@ -17,7 +17,7 @@ from pulid_pack.nodes.old_packs.rows import EVA_CLIP, INSIGHT_FACE, SDXL_APPLY, 
 from pulid_pack.nodes.old_packs.schemas import CLASSES, NewNode
 from pulid_pack.nodes.old_packs.table import OLD
 from safetensors.torch import save_file
-from standins.photos import SIZE
+from standins.photos import SDXL_SIZE
 from standins.pulid import encoder_shapes
 from standins.sdxl_files import BASE
 from standins.sdxl_files import V1_1 as FILE_OF_V1_1
@@ -418,7 +418,7 @@ def test_file_for_flux_in_the_old_loader_is_named(tmp_path, monkeypatch):
 def runnable(workflow: dict[str, Any], **everywhere: Any) -> dict[str, Any]:
     """Return a file's prompt with models and a photo that are there, small and quick."""
     prompt = prompt_of(workflow)
-    width, height = SIZE
+    width, height = SDXL_SIZE
     values = {"width": width, "height": height, "steps": 2, "ckpt_name": Path(BASE).name}
     values |= everywhere
     for node in prompt.values():
