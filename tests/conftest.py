@@ -59,7 +59,13 @@ def pytest_addoption(parser):
     parser.addoption("--gpu", action="store_true", help="run the tests that need CUDA alone")
 
 
-SERVED = ("tests/server/", *(f"tests/nodes/old_packs/test_{one}" for one in ("sdxl", "upgrade")))
+SERVED = (
+    "tests/server/",
+    "tests/farm/test_farm.py",
+    "tests/nodes/test_help.py",
+    "tests/nodes/test_window_steps.py",
+    *(f"tests/nodes/old_packs/test_{one}.py" for one in ("fuzz", "sdxl", "upgrade")),
+)
 APART = ("tests/server/test_flags", "tests/server/test_sweep")  # they wait for servers of their own
 # their server, the workshop, has both families' models
 WORKSHOP = ("server/test_workflows", "old_packs/test_sdxl", "test_every_setting_for_sdxl")
