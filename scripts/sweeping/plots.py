@@ -93,7 +93,7 @@ def draw_bounds(axes: Any, bounds: Sequence[float] | None, alike: Sequence[float
     lines = ("different people are mostly below", "one person is mostly above")
     named = dict(zip(bounds or (), lines, strict=False))
     shown = [value for value in named if low - near < value < high + near]
-    low, high = min(low, *shown, high), max(high, *shown, low)
+    low, high = min([low, *shown]), max([high, *shown])
     room = max(0.05, 0.12 * (high - low))
     axes.set_ylim(low - room, high + room)
     for value in shown:
