@@ -31,9 +31,9 @@ class HeldOut:
         self.own = samples(world, count, HELD_OUT)
         turned = [*range(1, count), 0]
         self.prompts = [self.own[i] for i in turned]
-        people = draw_people(count, HELD_OUT)
-        self.said = people[turned]
-        sitters = on_another_day(people, HELD_OUT)
+        self.people = draw_people(count, HELD_OUT)
+        self.said = self.people[turned]
+        sitters = on_another_day(self.people, HELD_OUT)
         self.light = sitters.number("light").flatten()  # of the photos
         with torch.no_grad():
             self.sitters = photo(sitters, SIDE)
@@ -42,9 +42,8 @@ class HeldOut:
     @cached_property
     def ceiling(self) -> float:
         """How alike two drawings of one person are, by the renderer itself."""
-        people = draw_people(len(self.own), HELD_OUT)
         with torch.no_grad():
-            drawn, _ = self.world.vectors(self.world.judge)(render(people, SIDE))
+            drawn, _ = self.world.vectors(self.world.judge)(render(self.people, SIDE))
         return float(torch.cosine_similarity(self.photos, drawn, dim=-1).mean())
 
     @cached_property

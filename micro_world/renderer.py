@@ -49,7 +49,7 @@ def photo(people: People, side: int = 64) -> Tensor:
 
 
 def in_turns(people: People, draw: Callable[[People], Tensor]) -> Tensor:
-    """Draw a few people at a time, whose layers stay in the processor's cache."""
+    """Return the pictures [B, 3, S, S], drawn a few at a time: their layers stay in the cache."""
     rows = range(0, len(people), TOGETHER)
     return torch.cat([draw(people[row : row + TOGETHER]) for row in rows])
 

@@ -17,7 +17,7 @@ from pulid_pack.micro_world.nets import Finder, Recogniser
 from pulid_pack.micro_world.people import WORDS, draw_people
 from pulid_pack.micro_world.pool import painted
 from pulid_pack.micro_world.prompts import tokens_of
-from pulid_pack.micro_world.renderer import render
+from pulid_pack.micro_world.renderer import TOGETHER, photo, render
 from pulid_pack.micro_world.school import begin
 from pulid_pack.micro_world.world import World
 
@@ -25,6 +25,14 @@ from pulid_pack.micro_world.world import World
 @pytest.fixture(autouse=True)
 def inference_mode():
     """Leave inference mode: networks are trained here."""
+
+
+@pytest.mark.parametrize("draw", [render, photo])
+def test_a_person_is_drawn_alike_alone_and_among_others(draw):
+    people = draw_people(TOGETHER + 1, 3)
+    alone = [draw(people[n : n + 1]) for n in range(len(people))]
+    assert torch.equal(draw(people), torch.cat(alone))
+    assert not torch.equal(alone[0], alone[-1])
 
 
 def test_the_codec_keeps_a_drawn_face():

@@ -1,8 +1,9 @@
 """Tests of meaning: on trained weights, through the nodes, is it this person whom one sees?
 
 Likeness is the cosine by the judge, which no loss saw, of photo and picture; the mean of twelve
-people whom nobody was trained on, each with noise and the prompt of somebody else. Everything is
-seeded; bounds are about half of what was measured, since other machines add in another order.
+people (or six) whom nobody was trained on, each with noise and the prompt of somebody else.
+Everything is seeded; bounds are about half of what was measured, since other machines add in
+another order.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def fuzz(server, plain: dict[str, dict], seeds: range) -> Counter:
 
 
 def test_random_prompts(server, plain):
-    ends = fuzz(server, plain, range(30))
+    ends = fuzz(server, plain, range(40))
     assert min(ends[end] for end in ("picture", "refused", "named error")) >= 3, ends
 
 
