@@ -58,7 +58,8 @@ def test_two_processes_are_one_with_twice_the_batch_and_a_third_is_refused(
     assert len(found[0].optimizer["state"]) == len(found[1].optimizer["state"]) > 50
     assert found[0].position == found[1].position
     for name, value in found[1].weights.items():
-        assert torch.allclose(found[0].weights[name], value, atol=2e-5), name
+        apart = (found[0].weights[name] - value).square().mean().sqrt()
+        assert apart < 0.1 * RATE["rate"], name  # of a step: single weights may go the other way
 
 
 def test_a_rank_beyond_the_run_is_refused(monkeypatch):
