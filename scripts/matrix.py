@@ -200,7 +200,7 @@ def run(names: tuple[str, ...], marks: str, path: Path, python: Path) -> tuple[s
     done = subprocess.run(
         command,
         cwd=hosting.ROOT,
-        env={**hosting.KEPT, **hosting.sharing(), **hosts},
+        env={**hosting.ONE_THREAD, **hosting.KEPT, **hosting.sharing(), **hosts},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",

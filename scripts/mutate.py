@@ -45,7 +45,7 @@ HEAVY = (
 
 
 def import_once() -> None:
-    """Import ComfyUI as tests/conftest.py does, and what the tests need, but not the pack."""
+    """Import ComfyUI as tests/real_host.py does, and what the tests need, but not the pack."""
     host = hosting.prepare()
     hosting.run_inside(host, Path(__file__).resolve(), sys.argv[1:])
     # the copies have no .host/ of their own

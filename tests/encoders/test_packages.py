@@ -97,7 +97,7 @@ every = {"open_clip", "timm", "insightface", "onnxruntime", "facexlib", "cv2"}
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 Without.blocked = every
 sys.path.insert(0, TESTS)
-import conftest
+import real_host
 from pulid_pack.encoders.eva_clip import load_eva_clip
 from pulid_pack.encoders.faces import load_face_analysis
 from standins.lab import small_pulid

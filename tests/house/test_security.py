@@ -29,7 +29,7 @@ import socket, sys, urllib.request
 
 TESTS, MODELS, WORK = sys.argv[1:]
 sys.path.insert(0, TESTS)
-import conftest
+import real_host
 import skimage.data, torch
 import folder_paths
 

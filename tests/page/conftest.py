@@ -1,4 +1,7 @@
-"""The real page in Chromium, in the classic canvas and in the Vue renderer, on a real server."""
+"""The real page in Chromium, in the classic canvas and in the Vue renderer, on a real server.
+
+pytest may read this before ComfyUI is there (see ../conftest.py): what needs it is imported later.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,11 @@ import hosting
 import pytest
 import skimage.data
 from browsing import Tab, open_tab
-from old_samples import read, samples
 from PIL import Image
 from playwright.sync_api import Browser
 from serving import Server
-from standins import more
 from standins.pages import RENDERERS
 from standins.photos import pictures
-from standins.server import STANDIN_PACKS
 
 
 def all_nodes(workflow: dict) -> Iterator[dict]:
@@ -30,6 +30,8 @@ def all_nodes(workflow: dict) -> Iterator[dict]:
 
 def photo_names() -> set[str]:
     """Return the names of the pictures that old files load."""
+    from old_samples import read, samples
+
     nodes = [node for file in samples() + samples(sdxl=True) for node in all_nodes(read(file))]
     kinds = ("LoadImage", "LoadImageMask")
     return {node["widgets_values"][0] for node in nodes if node["type"] in kinds}
@@ -39,6 +41,8 @@ def photo_names() -> set[str]:
 def serve(host, folder: Path, arguments: Sequence[str] = ()) -> Iterator[Server]:
     """Run a server with every model that a workflow names, and photos of a group."""
     import insightface
+    from standins import more
+    from standins.server import STANDIN_PACKS
 
     group = Image.open(Path(insightface.__file__).parent / "data" / "images" / "t1.jpg")
     named = dict.fromkeys(photo_names(), Image.fromarray(skimage.data.astronaut())) | pictures()
@@ -60,9 +64,9 @@ def workshop(host, tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture(scope="package")
 def newest(host, tmp_path_factory) -> Iterator[Server]:
-    """Return a server with the newest page."""
-    page = ("--front-end-root", str(hosting.newest_page(host.python)))
-    with serve(host, tmp_path_factory.mktemp("photos"), page) as server:
+    """Return a server with the newest page, and with the cache of older hosts."""
+    flags = ("--front-end-root", str(hosting.newest_page(host.python)), "--cache-classic")
+    with serve(host, tmp_path_factory.mktemp("photos"), flags) as server:
         yield server
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 SAVED = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path.insert(0, str(SAVED.parent))
-    import conftest  # noqa: F401  it puts ComfyUI and scripts/ on the path
+    import real_host  # noqa: F401  it puts ComfyUI and scripts/ on the path
 
 from standins.photos import pictures  # noqa: E402
 from standins.server import TEXT_ENCODER_PACK, set_inputs  # noqa: E402

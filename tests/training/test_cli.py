@@ -13,12 +13,12 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from conftest import load_file
 from PIL import Image
 from places import ROOT
 from pulid_pack.nodes.load import PuLIDFluxLoadModel
 from pulid_pack.training.checkpoints import all_of
 from pulid_pack.training.config import read_config
+from real_host import load_file
 from standins.models import PULID
 from standins.people import astronaut
 from standins.small_runs import host_of_the_tests, rows
