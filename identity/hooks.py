@@ -29,6 +29,7 @@ from .rows import Rows
 from .run import IdentityUse, SamplingRun, report, runs_negative, start_run
 
 HOST_CACHES = {"easycache", "lazycache"}  # they may skip several forwards in a row
+Weights = dict[int, float]  # of the uses that act, by their number; none is 0
 PATIENCE = 2  # steps without identity before the run is stopped: other packs' caches skip one
 
 
@@ -60,17 +61,9 @@ class IdentityHooks:
         raise NotImplementedError
 
     def acting(
-        self,
-        layers: nn.ModuleList,
-        weights: dict[int, float],
-        run: SamplingRun,
-        x: Tensor,
-        rows: Rows,
+        self, layers: nn.ModuleList, weights: Weights, run: SamplingRun, x: Tensor, rows: Rows
     ) -> list[Any]:
-        """Return what acts on these rows through prepared layers; ``weights`` by the use's number.
-
-        No weight is 0.
-        """
+        """Return what acts on these rows through prepared layers."""
         raise NotImplementedError
 
     def put_in_place(self, forward: Forward, replace: dict[str, dict]) -> dict[str, dict]:

@@ -7,19 +7,19 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..host_versions import newer
 from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.uses import FluxUse
 from . import types
-from .applying import apply_identity_node, apply_photo_node
-from .encode import photo_inputs
+from .applying import (
+    apply_identity_node,
+    apply_photo_node,
+    identity_schema,
+    photo_schema,
+)
 from .feedback import RunReport
 from .settings import (
-    face_inputs,
     mask_input,
-    points_inputs,
-    region_inputs,
     strength_inputs,
     timing_inputs,
     use_settings,
@@ -68,22 +68,13 @@ def apply_inputs(*people: io.Input) -> list[io.Input]:
 class PuLIDFluxApplyIdentity(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return identity_schema(
+            apply_inputs,
             node_id="PuLIDFluxApplyIdentity",
             display_name="Apply PuLID-Flux Identity",
             category=types.CATEGORY,
             description="Put an identity into a FLUX model. Chain several for several people.",
             search_aliases=["pulid", "face", "identity"],
-            inputs=[
-                *apply_inputs(
-                    types.Identity.Input(
-                        "identity", tooltip="From Encode, Load or Blend PuLID Identity."
-                    )
-                ),
-                *region_inputs(),
-            ],
-            outputs=[io.Model.Output(tooltip="The model with the identity.")],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -110,7 +101,8 @@ def apply_use(
 class PuLIDFluxApply(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return photo_schema(
+            apply_inputs,
             node_id="PuLIDFluxApply",
             display_name="Apply PuLID-Flux",
             category=types.CATEGORY,
@@ -120,15 +112,6 @@ class PuLIDFluxApply(io.ComfyNode):
                 "photo again."
             ),
             search_aliases=["pulid", "ApplyPulidFlux", "face swap", "face id", "identity"],
-            inputs=[
-                *apply_inputs(*photo_inputs("image")),
-                *face_inputs(optional=True),
-                *region_inputs(),
-                *points_inputs(),
-            ],
-            outputs=[io.Model.Output(tooltip="The model with the identity.")],
-            hidden=[io.Hidden.unique_id],
-            **newer(has_intermediate_output=True),  # show the faces of a cached run too
         )
 
     @classmethod

@@ -8,14 +8,42 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..host_versions import newer
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_sdxl.checkpoint import PulidSDXLModel
-from .encode import encode_faces
+from . import types
+from .encode import encode_faces, photo_inputs
 from .feedback import RunReport
-from .settings import face_inputs, points_inputs
+from .settings import face_inputs, points_inputs, region_inputs
 
 # Applies an identity by a node's inputs.
 Apply = Callable[..., ModelPatcher]
+# A family's inputs up to its own settings, given those that say who the person is.
+ApplyInputs = Callable[..., list[io.Input]]
+
+
+def patching_schema(inputs: list[io.Input], **names: Any) -> io.Schema:
+    """Return the schema of a node that puts an identity into a model; ``names``: io.Schema's."""
+    return io.Schema(
+        inputs=inputs,
+        outputs=[io.Model.Output(tooltip="The model with the identity.")],
+        hidden=[io.Hidden.unique_id],
+        **names,
+    )
+
+
+def identity_schema(apply_inputs: ApplyInputs, **names: Any) -> io.Schema:
+    """Return the schema of a node that an identity is linked to."""
+    who = types.Identity.Input("identity", tooltip="From Encode, Load or Blend PuLID Identity.")
+    return patching_schema([*apply_inputs(who), *region_inputs()], **names)
+
+
+def photo_schema(apply_inputs: ApplyInputs, **names: Any) -> io.Schema:
+    """Return the schema of a node that encodes a photo and applies it."""
+    inputs = [*apply_inputs(*photo_inputs("image")), *face_inputs(optional=True)]
+    inputs += [*region_inputs(), *points_inputs()]
+    shown = newer(has_intermediate_output=True)  # the faces of a cached run too
+    return patching_schema(inputs, **names, **shown)
 
 
 def apply_identity_node(

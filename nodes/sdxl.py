@@ -7,21 +7,21 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..host_versions import newer
 from ..identity.identity import Identity
 from ..pulid_sdxl.apply import apply_identity
 from ..pulid_sdxl.checkpoint import PulidSDXLModel
 from ..pulid_sdxl.id_attention import PROJECTIONS
 from ..pulid_sdxl.uses import METHODS, SDXLUse
 from . import types
-from .applying import apply_identity_node, apply_photo_node
-from .encode import photo_inputs
+from .applying import (
+    apply_identity_node,
+    apply_photo_node,
+    identity_schema,
+    photo_schema,
+)
 from .feedback import RunReport
 from .settings import (
-    face_inputs,
     mask_input,
-    points_inputs,
-    region_inputs,
     strength_inputs,
     timing_inputs,
     use_settings,
@@ -86,22 +86,13 @@ def apply_inputs(*people: io.Input) -> list[io.Input]:
 class PuLIDSDXLApplyIdentity(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return identity_schema(
+            apply_inputs,
             node_id="PuLIDSDXLApplyIdentity",
             display_name="Apply PuLID-SDXL Identity",
             category=types.SDXL_CATEGORY,
             description="Put an identity into an SDXL model. Chain several for several people.",
             search_aliases=["pulid", "sdxl", "face", "identity"],
-            inputs=[
-                *apply_inputs(
-                    types.Identity.Input(
-                        "identity", tooltip="From Encode, Load or Blend PuLID Identity."
-                    )
-                ),
-                *region_inputs(),
-            ],
-            outputs=[io.Model.Output(tooltip="The model with the identity.")],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -132,7 +123,8 @@ def apply_use(
 class PuLIDSDXLApply(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return photo_schema(
+            apply_inputs,
             node_id="PuLIDSDXLApply",
             display_name="Apply PuLID-SDXL",
             category=types.SDXL_CATEGORY,
@@ -142,15 +134,6 @@ class PuLIDSDXLApply(io.ComfyNode):
                 "photo again."
             ),
             search_aliases=["pulid", "sdxl", "ApplyPulid", "face swap", "face id", "identity"],
-            inputs=[
-                *apply_inputs(*photo_inputs("image")),
-                *face_inputs(optional=True),
-                *region_inputs(),
-                *points_inputs(),
-            ],
-            outputs=[io.Model.Output(tooltip="The model with the identity.")],
-            hidden=[io.Hidden.unique_id],
-            **newer(has_intermediate_output=True),  # show the faces of a cached run too
         )
 
     @classmethod

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..identity.hooks import IdentityHooks
+from ..identity.hooks import IdentityHooks, Weights
 from ..identity.rows import Rows
 from ..identity.run import SamplingRun
 from .blocks import Acting, FluxForward, IdentityBlock
@@ -51,18 +51,13 @@ class FluxHooks(IdentityHooks):
         return height, width
 
     def acting(
-        self,
-        layers: nn.ModuleList,
-        weights: dict[int, float],
-        run: SamplingRun,
-        x: Tensor,
-        rows: Rows,
+        self, layers: nn.ModuleList, weights: Weights, run: SamplingRun, x: Tensor, rows: Rows
     ) -> list[Acting]:
         """Return what acts on these rows: one sum of all uses of the folded layers."""
         return [Acting(layers, *self.gains(weights, run, x, rows))]
 
     def gains(
-        self, weights: dict[int, float], run: SamplingRun, x: Tensor, rows: Rows
+        self, weights: Weights, run: SamplingRun, x: Tensor, rows: Rows
     ) -> list[Tensor | None]:
         """Return the summed gains [rows, N, 1] or [] of these uses in double and single blocks."""
         total: list[Any] = [0.0, 0.0]

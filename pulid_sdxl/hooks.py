@@ -16,7 +16,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
 
-from ..identity.hooks import Forward, IdentityHooks
+from ..identity.hooks import Forward, IdentityHooks, Weights
 from ..identity.masks import to_tokens
 from ..identity.rows import Rows
 from ..identity.run import SamplingRun
@@ -144,12 +144,7 @@ class SDXLHooks(IdentityHooks):
         return SDXLForward(run=run, total=x.shape[0], latent=tuple(x.shape[-2:]))
 
     def acting(
-        self,
-        layers: nn.ModuleList,
-        weights: dict[int, float],
-        run: SamplingRun,
-        x: Tensor,
-        rows: Rows,
+        self, layers: nn.ModuleList, weights: Weights, run: SamplingRun, x: Tensor, rows: Rows
     ) -> list[Acting]:
         """Return what acts on these rows: each use by itself, since their projections differ."""
         found = []
