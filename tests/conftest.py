@@ -77,7 +77,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_configure(config):
-    """Import ComfyUI and the pack, but not where xdist's workers do it: they wait for this."""
+    """Set ComfyUI up and, where tests run, import it and the pack: xdist's leader runs none."""
     hosting.prepare()
     leads = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     if not leads:
