@@ -29,8 +29,8 @@ from .rows import Rows
 from .run import IdentityUse, SamplingRun, report, runs_negative, start_run
 
 HOST_CACHES = {"easycache", "lazycache"}  # they may skip several forwards in a row
-Weights = dict[int, float]  # of the uses that act, by their number; none is 0
 PATIENCE = 2  # steps without identity before the run is stopped: other packs' caches skip one
+Weights = dict[int, float]  # of the uses that act, by their number; none is 0
 
 
 @dataclass(kw_only=True)

@@ -11,20 +11,9 @@ from ..pulid_flux.apply import apply_identity
 from ..pulid_flux.checkpoint import PulidModel
 from ..pulid_flux.uses import FluxUse
 from . import types
-from .applying import (
-    apply_identity_node,
-    apply_photo_node,
-    identity_schema,
-    photo_schema,
-)
+from .applying import apply_identity_node, apply_photo_node, identity_schema, photo_schema
 from .feedback import RunReport
-from .settings import (
-    mask_input,
-    strength_inputs,
-    timing_inputs,
-    use_settings,
-    weight_input,
-)
+from .settings import mask_input, strength_inputs, timing_inputs, use_settings, weight_input
 
 # weight, what it means, usual values of start_at
 STRENGTH = (

@@ -42,8 +42,8 @@ def photo_schema(apply_inputs: ApplyInputs, **names: Any) -> io.Schema:
     """Return the schema of a node that encodes a photo and applies it."""
     inputs = [*apply_inputs(*photo_inputs("image")), *face_inputs(optional=True)]
     inputs += [*region_inputs(), *points_inputs()]
-    shown = newer(has_intermediate_output=True)  # the faces of a cached run too
-    return patching_schema(inputs, **names, **shown)
+    show_if_cached = newer(has_intermediate_output=True)  # the faces of the photo
+    return patching_schema(inputs, **names, **show_if_cached)
 
 
 def apply_identity_node(

@@ -13,19 +13,9 @@ from ..pulid_sdxl.checkpoint import PulidSDXLModel
 from ..pulid_sdxl.id_attention import PROJECTIONS
 from ..pulid_sdxl.uses import METHODS, SDXLUse
 from . import types
-from .applying import (
-    apply_identity_node,
-    apply_photo_node,
-    identity_schema,
-    photo_schema,
-)
+from .applying import apply_identity_node, apply_photo_node, identity_schema, photo_schema
 from .feedback import RunReport
-from .settings import (
-    mask_input,
-    strength_inputs,
-    timing_inputs,
-    use_settings,
-)
+from .settings import mask_input, strength_inputs, timing_inputs, use_settings
 
 CUSTOM = "custom"
 # weight, what it means, usual values of start_at
