@@ -78,7 +78,8 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_configure(config):
     """Set ComfyUI up and, where tests run, import it and the pack: xdist's leader runs none."""
-    hosting.prepare()
     leads = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
-    if not leads:
+    if leads:
+        hosting.prepare()  # once, before several workers ask for it
+    else:
         config.pluginmanager.import_plugin("real_host")

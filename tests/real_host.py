@@ -23,6 +23,7 @@ def load_file(name: str, path: Path, folder: Path | None = None):
     return module
 
 
+# anew: where scripts/mutate.py forks, one of another tree has been imported
 hosting = load_file("hosting", ROOT / "scripts" / "hosting.py")
 HOST = hosting.prepare()
 sys.path.insert(0, str(HOST.path))

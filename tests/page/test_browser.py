@@ -113,11 +113,11 @@ def is_end(tab: Tab, event: dict) -> bool:
     return tab.page.evaluate(kind, event["display_node"]) in ("SaveImage", "PreviewImage")
 
 
-@in_turn(FILES, some=[path.stem for path in FILES])
-def test_workflow_opens_with_nothing_missing_and_is_its_api_form(tab, path):
-    tab.open(json.loads(path.read_text("utf-8")))
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_workflow_opens_with_nothing_missing_and_is_its_api_form(tab, file):
+    tab.open(json.loads(file.read_text("utf-8")))
     assert_complete(tab)
-    assert tab.prompt() == api_form(path)
+    assert tab.prompt() == api_form(file)
     note = "tests.find('MarkdownNote')"
     texts = tab.page.evaluate(f"tests.contrasts({note})")
     assert len(texts) > 5

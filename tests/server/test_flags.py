@@ -1,7 +1,7 @@
 """A prompt without identity, with it, and that again, under flags people start ComfyUI with.
 
-Flags that exclude these are carried by servers that other tests need: ``--cache-none`` and
-``--disable-smart-memory`` by that of test_identities, ``--cache-classic`` by the newest page's.
+``--cache-ram`` is what ComfyUI does without a flag; the newest page's server has
+``--cache-classic``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from places import WORKFLOWS
 from standins.server import TEXT_ENCODER_PACK, node_of, set_inputs
 
 pytestmark = pytest.mark.server
-FLAGS = ("--cache-lru", "4", "--force-fp16", "--fast")
+# flags that do not exclude each other share a server, which takes its time to start
+FLAGS = (
+    ("--cache-none", "--disable-smart-memory", "--fast"),
+    ("--cache-lru", "4", "--force-fp16"),
+)
 
 
-def test_an_identity_is_drawn(host, models, tmp_path):
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
+def test_an_identity_is_drawn(host, models, tmp_path, flags):
     import skimage.data
     from serving import Server
 
@@ -28,7 +33,7 @@ def test_an_identity_is_drawn(host, models, tmp_path):
     set_inputs(prompt, "KSampler", steps=2)
     set_inputs(prompt, "EmptySD3LatentImage", width=192, height=128)
     pictures = []
-    with Server(host, models, [TEXT_ENCODER_PACK], arguments=FLAGS) as server:
+    with Server(host, models, [TEXT_ENCODER_PACK], arguments=flags) as server:
         set_inputs(prompt, "LoadImage", image=server.upload(tmp_path / "astronaut.png"))
         for weight in (0.0, 1.0, 1.0):
             set_inputs(prompt, "PuLIDFluxApply", weight=weight)

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -224,15 +223,11 @@ def test_demo_of_drawn_people_shows_a_person(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without telling it")
 def test_terminated_demo_ends_its_server(models, tmp_path):
-    """It hears that while its server starts, which is most of the time that both take."""
     demo = start_demo("--output", str(tmp_path / "demo.png"))
-    while not (servers := psutil.Process(demo.pid).children()):
-        assert demo.poll() is None
-        time.sleep(0.05)
-    (server,) = servers
-    while server.cwd() == str(Path.cwd()):
-        time.sleep(0.05)  # until it is the server itself
-    folder = Path(server.cwd())
+    address(demo)
+    servers = psutil.Process(demo.pid).children()
+    assert len(servers) == 1
+    folder = Path(servers[0].cwd())
     demo.send_signal(signal.SIGTERM)
     demo.communicate(timeout=60)
     assert demo.returncode == 128 + signal.SIGTERM

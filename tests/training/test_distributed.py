@@ -55,11 +55,15 @@ def test_two_processes_are_one_with_twice_the_batch_and_a_third_is_refused(
         load(newest(folder / "checkpoints"), settings(folder, stages).digest())
         for folder, stages in ((two, STAGES), (one, doubled(STAGES)))
     ]
-    assert len(found[0].optimizer["state"]) == len(found[1].optimizer["state"]) > 50
     assert found[0].position == found[1].position
+    states = [checkpoint.optimizer["state"] for checkpoint in found]
+    assert states[0].keys() == states[1].keys() and len(states[0]) > 50
+    for number, state in states[1].items():
+        mean = states[0][number]["exp_avg"]  # linear in the gradients, unlike the weights
+        assert (mean - state["exp_avg"]).norm() < 1e-3 * state["exp_avg"].norm(), number
     for name, value in found[1].weights.items():
-        apart = (found[0].weights[name] - value).square().mean().sqrt()
-        assert apart < 0.1 * RATE["rate"], name  # of a step: single weights may go the other way
+        apart = (found[0].weights[name] - value) / RATE["rate"]  # in steps: a few turn round
+        assert apart.abs().max() < 1 and apart.square().mean().sqrt() < 0.1, name
 
 
 def test_a_rank_beyond_the_run_is_refused(monkeypatch):
